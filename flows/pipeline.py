@@ -1,0 +1,163 @@
+"""The three flows. By hand: `python -m flows.pipeline [TARGET ...]`; on a schedule: `prefect.yaml`.
+
+Parameters say which stages and how many at once, never a number that changes a result: those are in `params.yaml`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_markdown_artifact
+from prefect.futures import wait
+from prefect.logging.loggers import flow_run_logger
+from prefect.runtime import flow_run
+from prefect.task_runners import ThreadPoolTaskRunner
+from pydantic import Field
+
+from flows.project import project_root, stage_environment
+from flows.shell import Commands
+from flows.stages import StageResult, plan_stages, run_program, run_stage
+from flows.summary import Row, publish, table_of
+from tasks import paths, tracking
+from tasks.pipeline import summary
+from tasks.settings import load_all
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from flows.plan import PlannedStage
+
+
+class PipelineError(RuntimeError):
+    """At least one stage failed; the message holds each one's command, exit code, output and resume command."""
+
+
+def log_failure(flow: Any, flow_run: Any, state: Any) -> None:
+    """Say at the end of the log what failed and how to go on. The place to add a notification."""
+    flow_run_logger(flow_run, flow).error("%s", state.message)
+
+
+@flow(name="pipeline", on_failure=[log_failure], on_crashed=[log_failure])
+def pipeline(
+    targets: list[str] | None = None, force: bool = False, max_parallel: Annotated[int, Field(ge=1, le=64)] = 1
+) -> list[Row]:
+    """Run every stage that is out of date, in the order of `dvc.yaml`, and show what ran and what was reused.
+
+    A run of everything (no targets) that succeeds also registers policy and QNet, as `make run` does.
+
+    Args:
+        targets: stages of `dvc.yaml` (`label@alfworld`) or groups of them (`label`), with all that they need;
+            none means all.
+        force: run the targets (without targets: everything) even where nothing changed.
+        max_parallel: independent stages that may run at once. A stage uses all cores, so more than one pays only
+            where stages wait for something else: a GPU server, the network.
+
+    Raises:
+        PipelineError: a stage failed; those that do not depend on it were run.
+    """
+    root = project_root()
+    plan = plan_stages(root, targets or [], force)
+    stages = [stage for stage in plan if stage.runs]
+    registers = not targets and "qlass" in load_all(root / paths.PARAMS).run.methods
+    return run_plan(root, plan, stages, max_parallel=max_parallel, registers=registers)
+
+
+@flow(name="report_only", on_failure=[log_failure], on_crashed=[log_failure])
+def report_only() -> list[Row]:
+    """Make the report from the outputs that are there, without bringing them up to date."""
+    root = project_root()
+    *others, report = plan_stages(root, ["report"], False)
+    for stage in others:
+        if stage.runs:
+            get_run_logger().warning("stage=%s is out of date, its last output is shown: %s", stage.name, stage.why)
+    return run_plan(root, [report], [report], max_parallel=1, registers=False)
+
+
+@flow(name="evaluate_champion", on_failure=[log_failure], on_crashed=[log_failure])
+def evaluate_champion(env: str = "alfworld") -> None:
+    """Evaluate the model behind the alias `champion` in MLflow's registry on the development panel of an environment.
+
+    Args:
+        env: an environment of `params.yaml`.
+    """
+    root, commands = project_root(), Commands()
+    with commands.ended_on_error():
+        environment = stage_environment(flow_run.get_id(), None)
+        output = run_program("evaluate_champion", [env], commands, root, environment)
+    create_markdown_artifact("```\n" + "\n".join(output) + "\n```\n", key="champion")
+
+
+def run_plan(
+    root: Path, plan: Sequence[PlannedStage], stages: Sequence[PlannedStage], *, max_parallel: int, registers: bool
+) -> list[Row]:
+    """Run some stages of a plan as one MLflow run, and publish the table of all.
+
+    Args:
+        root: the project.
+        plan: the rows of the table.
+        stages: those to run; without one there is no MLflow run.
+        max_parallel: how many at once.
+        registers: whether policy and QNet are registered at the end.
+
+    Raises:
+        PipelineError: a stage failed.
+    """
+    identity = {"prefect.flow_run_id": flow_run.get_id(), "prefect.flow_run_name": flow_run.get_name()}
+    run_id = tracking.start_pipeline_run(root, tags=identity) if stages else None
+    commands, status = Commands(), "KILLED"
+    env = stage_environment(flow_run.get_id(), run_id)
+    try:
+        with commands.ended_on_error():
+            results, failures = run_stages(stages, commands, root, env, max_parallel)
+            if registers and stages and not failures:
+                state = run_program("register", [], commands, root, env, return_state=True)
+                failures = {"register": state.result(raise_on_failure=False)} if state.is_failed() else {}
+        status = "FAILED" if failures else "FINISHED"
+    finally:
+        if stages:
+            tracking.finish_pipeline_run(root, run_id, status)
+    rows = table_of(root, plan, results, failures)
+    publish(root, plan, rows, run_id)
+    if failures:
+        raise PipelineError("\n".join(str(failure) for failure in failures.values()))
+    return rows
+
+
+def run_stages(
+    stages: Sequence[PlannedStage], commands: Commands, root: Path, env: Mapping[str, str], max_parallel: int
+) -> tuple[dict[str, StageResult], dict[str, BaseException]]:
+    """Run stages, each as soon as those that it needs have succeeded; return results and failures by name."""
+    futures: dict[str, Any] = {}
+    # Our own runner: the limit is a parameter, and the flow's runner is fixed when the flow is declared.
+    with ThreadPoolTaskRunner(max_workers=max_parallel) as runner, commands.ended_on_error():
+        for stage in stages:
+            needed = [futures[need] for need in stage.needs if need in futures]
+            parameters = {"stage": stage, "commands": commands, "root": root, "env": env}
+            futures[stage.name] = runner.submit(run_stage, parameters, wait_for=needed)
+        wait(list(futures.values()))
+    ended = {name: future.state for name, future in futures.items()}
+    outcomes = {name: state.result(raise_on_failure=False) for name, state in ended.items() if state.is_final()}
+    results = {name: outcome for name, outcome in outcomes.items() if isinstance(outcome, StageResult)}
+    return results, {name: outcome for name, outcome in outcomes.items() if name not in results}
+
+
+def main() -> int:
+    """Run the pipeline by hand; the exit code is 1 where it failed."""
+    parser = argparse.ArgumentParser(prog="python -m flows.pipeline", description="Run what is out of date.")
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help="stages or groups of dvc.yaml; default: all")
+    parser.add_argument("--force", action="store_true", help="run the targets even where nothing changed")
+    parser.add_argument("--max-parallel", type=int, default=1, help="independent stages at once (default: 1)")
+    arguments = parser.parse_args()
+    state = pipeline(arguments.targets, arguments.force, arguments.max_parallel, return_state=True)
+    if not state.is_completed():  # Prefect has logged why
+        return 1
+    sys.stdout.write(summary(project_root(), state.result()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

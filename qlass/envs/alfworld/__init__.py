@@ -1,0 +1,50 @@
+"""ALFWorld: household tasks in text, played in ALFWorld's own engine on games generated from ALFRED's tables.
+
+Everything heavy is imported on first use, so this module can be imported without the extra `alfworld`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from qlass.envs.base import EnvDefinition, Expert, TextEnv
+from qlass.prompts.replies import instruction_text
+from qlass.records import TaskSpec
+
+
+def _make(options: Mapping[str, Any]) -> TextEnv:
+    from qlass.envs.alfworld.adapter import AlfworldEnv
+
+    return AlfworldEnv(options)
+
+
+def _panels(options: Mapping[str, Any], split: str, seed: int) -> Iterator[TaskSpec]:
+    from qlass.envs.alfworld.panels import panels
+
+    return panels(options, split, seed)
+
+
+def _make_expert(spec: TaskSpec, seed: int) -> Expert:
+    from qlass.envs.alfworld.expert import AlfworldExpert
+
+    return AlfworldExpert(spec, seed)
+
+
+def _normalise_action(text: str) -> str:
+    from qlass.envs.alfworld.adapter import normalise_action
+
+    return normalise_action(text)
+
+
+DEFINITION = EnvDefinition(
+    name="alfworld",
+    make=_make,
+    panels=_panels,
+    make_expert=_make_expert,
+    instruction=instruction_text("alfworld"),
+    normalise_action=_normalise_action,
+    label="ALFWorld engine, generated games",
+    categories=("put", "look", "clean", "heat", "cool", "two"),
+)
+"""The entry point `alfworld` of the group `qlass.envs`."""

@@ -1,0 +1,114 @@
+"""`AlfworldEnv`: the ALFWorld text engine as a `TextEnv`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from qlass.envs.alfworld.engine import Engine, State
+from qlass.envs.alfworld.games import load_game
+from qlass.envs.alfworld.gamestore import shared_store
+from qlass.envs.alfworld.library import require_alfworld
+from qlass.envs.alfworld.translation import cache_folder
+from qlass.errors import EnvironmentFault
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from qlass.envs.base import Info, StepResult
+    from qlass.records import TaskSpec
+
+Wording = Literal["move", "classic"]
+
+WORDINGS: tuple[Wording, ...] = ("move", "classic")
+"""move: "move X to Y", "You arrive at Y." (alfworld 0.4, json_2.1.2 and later); classic: "put X in/on Y", "You arrive at
+loc N." (alfworld 0.2 and 0.3, json_2.1.1, the wording of ReAct's and ETO's prompts)."""
+
+# (classic, move): how alfred.twl2 differs between alfworld 0.3.5 and 0.4.2 (compared line by line), and a line of help.
+_WORDING_LINES = (
+    ("You arrive at {lend.name}. ", "You arrive at {r.name}. "),
+    ('template :: "put {o} in/on {r}"', 'template :: "move {o} to {r}"'),
+    ("You put the {o.name} in/on the {r.name}.", "You move the {o.name} to the {r.name}."),
+    ("put (object) in/on (receptacle):", "move (object) to (receptacle):"),
+)
+
+
+def normalise_action(text: str) -> str:
+    """Return the form in which the engine knows a command: one space between words, lower case, no final period."""
+    return " ".join(text.lower().split()).rstrip(". ")
+
+
+def normalise_wording(grammar: str, wording: Wording) -> str:
+    """Return a game's grammar in one of the two wordings, whichever it had."""
+    for classic, move in _WORDING_LINES:
+        old, new = (classic, move) if wording == "move" else (move, classic)
+        grammar = grammar.replace(old, new)
+    return grammar
+
+
+class AlfworldEnv:
+    """One ALFWorld game at a time; reward 1.0 when the goal holds, which ends the episode.
+
+    There is no step limit here. Equal specs give equal episodes whatever the seed: the engine has no randomness.
+    """
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        """Start an engine.
+
+        Args:
+            options: `wording` ("move" or "classic", default "move"); `admissible` (bool, default False: say which
+                actions are admissible after every step, about 0.1 ms); `cache` (folder of translated problems, default
+                $QLASS_CACHE/alfworld or ~/.cache/qlass/alfworld); `data` (folder with json_2.1.1, for real games).
+
+        Raises:
+            DependencyNotInstalled: alfworld or textworld is missing.
+            EnvironmentFault: an option has a value that is not allowed.
+        """
+        wording = options.get("wording", "move")
+        if wording not in WORDINGS:
+            raise EnvironmentFault(
+                f"alfworld options: wording is {wording!r}; allowed are {WORDINGS}. Set one of them."
+            )
+        folder = cache_folder(options)
+        data = options.get("data") or os.environ.get("ALFWORLD_DATA") or folder
+        require_alfworld(Path(str(data)))
+        self._options = dict(options)
+        self._wording: Wording = wording
+        self._admissible = bool(options.get("admissible", False))
+        self._engine = Engine(shared_store(folder))
+
+    def reset(self, spec: TaskSpec, *, seed: int = 0) -> tuple[str, Info]:  # noqa: ARG002 (the engine has no randomness)
+        """Start a task; return the room and the goal, without the engine's welcome line."""
+        game = load_game(spec.key, self._options)
+        self._engine.load({**game, "grammar": normalise_wording(game["grammar"], self._wording)})
+        introduction = self._engine.reset()
+        _, separator, observation = introduction.partition("\n\n")
+        if not separator:
+            raise EnvironmentFault(
+                f"{spec.task_id}: the introduction has no welcome line: {introduction[:80]!r}; expected "
+                "'-= Welcome to TextWorld, ALFRED! =-', an empty line, the room. Check the game's grammar."
+            )
+        return observation.strip(), self._info(valid=True, won=False)
+
+    def step(self, action: str) -> StepResult:
+        """Execute one command, after `normalise_action`; an unknown one gets "Nothing happens."."""
+        feedback, valid = self._engine.step(normalise_action(action))
+        won = self._engine.won()
+        return feedback.strip(), float(won), won, False, self._info(valid=valid, won=won)
+
+    def snapshot(self) -> State:
+        """Return the current state, valid until the next `reset` (2 KB; copies nothing)."""
+        return self._engine.snapshot()
+
+    def restore(self, snapshot: State) -> None:
+        """Go back to a state of the current episode."""
+        self._engine.restore(snapshot)
+
+    def close(self) -> None:
+        """Free the engine; calling it twice is fine."""
+        self._engine.close()
+
+    def _info(self, *, valid: bool, won: bool) -> Info:
+        names = self._engine.admissible_commands() if self._admissible else []
+        return {"admissible_actions": tuple(a for a in names if a != "help"), "valid": valid, "success": won}

@@ -1,0 +1,1 @@
+"""Policies and value functions: scripted, local (Llama models), or behind a server."""

@@ -1,0 +1,275 @@
+"""A Llama decoder run by hand over a cache of conversation prefixes.
+
+`transformers.generate` encodes the whole history at every turn, once per candidate. Here the keys and values of a
+conversation are kept between turns, only new tokens are encoded, and candidate replies of one history are extra query
+rows on one shared prefix. `tests/policies/test_llama.py` checks every number against `LlamaModel`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from qlass.errors import ModelMismatch
+from qlass.policies.prefixes import PrefixCache, Slot
+from qlass.prompts import Prompt
+
+if TYPE_CHECKING:
+    from transformers import LlamaModel
+
+PREFILL_TOKENS = 2048
+"""Query tokens that one prefill batch may hold, padding included: keeps the score matrix inside the CPU's caches."""
+
+
+@dataclass(slots=True)
+class Workspace:
+    """The prefixes of one call, gathered side by side.
+
+    Attributes:
+        keys, values: per layer (B, kv_heads, S, head_dim), left-aligned.
+        lengths: (B,) cached tokens of each row.
+    """
+
+    keys: list[Tensor]
+    values: list[Tensor]
+    lengths: Tensor
+
+    def select(self, rows: Tensor) -> Workspace:
+        """Keep some rows, in the given order."""
+        return Workspace([k[rows] for k in self.keys], [v[rows] for v in self.values], self.lengths[rows])
+
+
+class LlamaTrunk:
+    """The decoder layers of a `LlamaModel`, applied to chunks that continue cached prefixes."""
+
+    def __init__(self, model: LlamaModel, *, dtype: torch.dtype, cache_bytes: int) -> None:
+        """Take over a model's weights (they are cast to `dtype`; attention and norms run in float32 on a CPU).
+
+        Raises:
+            ModelMismatch: the model is not of the Llama architecture, or has parts that Llama models do not have.
+        """
+        config: Any = model.config  # transformers declares None for what it fills in itself
+        _check_architecture(config)
+        self.model: Any = cast("torch.nn.Module", model).to(dtype=dtype).eval()
+        self.device, self.dtype = model.embed_tokens.weight.device, dtype
+        self.layers, self.hidden_size = int(config.num_hidden_layers), int(config.hidden_size)
+        self.heads, self.kv_heads = int(config.num_attention_heads), int(config.num_key_value_heads)
+        self.head_dim = int(config.head_dim)
+        self.cache_dtype = torch.float32 if self.device.type == "cpu" else dtype
+        self.prefixes = PrefixCache(cache_bytes)
+        self._fused = [_FusedLayer(layer) for layer in model.layers]
+
+    @torch.inference_mode()
+    def prefill(self, prompts: Sequence[Prompt]) -> tuple[Workspace, Tensor, int]:
+        """Bring the caches up to the end of each prompt.
+
+        Returns:
+            The gathered prefixes, the hidden state (B, hidden) at the last token of each prompt, and the number of
+            tokens that had to be encoded.
+        """
+        known = [self.prefixes.longest(prompt) for prompt in prompts]
+        # The last token is always encoded: its hidden state is wanted, and only keys and values are cached.
+        starts = [min(length, len(prompt.ids) - 1) for (_, length), prompt in zip(known, prompts, strict=True)]
+        longest = max(len(prompt.ids) for prompt in prompts)
+        shape = (len(prompts), self.kv_heads, longest, self.head_dim)
+        space = Workspace(
+            [torch.zeros(shape, dtype=self.cache_dtype, device=self.device) for _ in self._fused],
+            [torch.zeros(shape, dtype=self.cache_dtype, device=self.device) for _ in self._fused],
+            torch.tensor([len(prompt.ids) for prompt in prompts], device=self.device),
+        )
+        for row, (slot, length) in enumerate(known):
+            if slot is not None:
+                for layer in range(len(self._fused)):
+                    space.keys[layer][row, :, :length] = slot.cache[layer, 0, :, :length]
+                    space.values[layer][row, :, :length] = slot.cache[layer, 1, :, :length]
+        last = torch.empty(len(prompts), self.hidden_size, dtype=self.dtype, device=self.device)
+        for rows in _groups(prompts, starts):
+            last[rows] = self._prefill_group(prompts, starts, rows, space)
+        self._remember(prompts, known, space)
+        return space, last, sum(len(prompt.ids) for prompt in prompts) - sum(starts)
+
+    def _prefill_group(
+        self, prompts: Sequence[Prompt], starts: list[int], rows: list[int], space: Workspace
+    ) -> Tensor:
+        """Encode the new tokens of a few rows of similar size into the workspace; return their last hidden states."""
+        news = [prompts[row].ids[starts[row] :] for row in rows]
+        width, end = max(map(len, news)), max(len(prompts[row].ids) for row in rows)
+        ids = torch.tensor([[*new, *[0] * (width - len(new))] for new in news], device=self.device)  # (B, T)
+        begin = torch.tensor([starts[row] for row in rows], device=self.device)
+        count = torch.tensor([len(new) for new in news], device=self.device)
+        positions = begin[:, None] + torch.arange(width, device=self.device)  # (B, T)
+        ahead = torch.arange(end, device=self.device) > positions[..., None]  # (B, T, S): causal over the cache
+        bias = _bias(ahead, self.cache_dtype)[:, None, None]  # (B, 1, 1, T, S)
+        real = torch.arange(width, device=self.device) < count[:, None]  # (B, T)
+        batch_index = torch.tensor(rows, device=self.device)[:, None].expand(-1, width)[real]
+        place = positions[real]
+        x = self.model.embed_tokens(ids)
+        cos, sin = self.model.rotary_emb(x, position_ids=positions)
+        for number, layer in enumerate(self._fused):
+            query, key, value = layer.project(x, cos, sin, self.heads, self.kv_heads, self.head_dim)
+            space.keys[number][batch_index, :, place] = key[real].to(self.cache_dtype)
+            space.values[number][batch_index, :, place] = value[real].to(self.cache_dtype)
+            keys, values = space.keys[number][rows, :, :end], space.values[number][rows, :, :end]
+            grouped = _by_kv_head(query.to(self.cache_dtype), self.kv_heads)  # (B, kv, g*T, D)
+            scores = grouped @ keys.transpose(-1, -2) * self.head_dim**-0.5
+            scores = scores.unflatten(2, (-1, width)).add_(bias)
+            weights = scores.softmax(-1, dtype=torch.float32).to(values.dtype)  # (B, kv, g, T, S)
+            mixed = (weights.flatten(2, 3) @ values).unflatten(2, (-1, width))  # (B, kv, g, T, D)
+            x = layer.finish(x, mixed.permute(0, 3, 1, 2, 4).flatten(2).to(self.dtype))
+        hidden: Tensor = self.model.norm(x)
+        return hidden[torch.arange(len(rows), device=self.device), count - 1]
+
+    def _remember(self, prompts: Sequence[Prompt], known: list[tuple[Slot | None, int]], space: Workspace) -> None:
+        """Store each prompt up to its last message end, so that the next turn finds it."""
+        for row, prompt in enumerate(prompts):
+            length = prompt.boundaries[-1]
+            if known[row][1] == length:
+                continue
+            layers = [
+                torch.stack((space.keys[n][row, :, :length], space.values[n][row, :, :length]))
+                for n in range(len(self._fused))
+            ]
+            self.prefixes.put(prompt, torch.stack(layers))
+
+    @torch.inference_mode()
+    def extend(self, space: Workspace, ids: Tensor, tail: Tail) -> Tensor:
+        """Run the next chunk of several replies to each prefix; the prefix is read once for all of them.
+
+        Args:
+            space: B prefixes.
+            ids: (B, n, T) the next tokens of n replies to each.
+            tail: what these replies have cached so far; grows by T.
+
+        Returns:
+            Hidden states (B, n, T, hidden).
+        """
+        batch, width, count = ids.shape
+        positions = space.lengths[:, None, None] + tail.length + torch.arange(count, device=self.device)  # (B, 1, T)
+        x = self.model.embed_tokens(ids.flatten(0, 1))  # (B*n, T, hidden)
+        positions = positions.expand(batch, width, count).flatten(0, 1)
+        cos, sin = self.model.rotary_emb(x, position_ids=positions)
+        span = torch.arange(int(space.lengths.max()), device=self.device)
+        prefix_bias = _bias(span >= space.lengths[:, None], self.cache_dtype)[:, None, None]  # (B, 1, 1, S)
+        ahead = torch.ones(count, tail.length + count, dtype=torch.bool, device=self.device).triu(tail.length + 1)
+        tail_bias = _bias(ahead, self.cache_dtype)  # (T, tail)
+        for number, layer in enumerate(self._fused):
+            query, key, value = layer.project(x, cos, sin, self.heads, self.kv_heads, self.head_dim)
+            tail_keys, tail_values = tail.append(number, key.to(self.cache_dtype), value.to(self.cache_dtype))
+            rows = _by_kv_head(query.to(self.cache_dtype), self.kv_heads)  # (B*n, kv, g*T, D)
+            shared = rows.unflatten(0, (batch, width)).transpose(1, 2).flatten(2, 3)  # (B, kv, n*g*T, D)
+            keys = space.keys[number][:, :, : span.numel()]
+            over_prefix = (shared @ keys.transpose(-1, -2)).add_(prefix_bias)
+            over_tail = rows @ tail_keys.transpose(-1, -2)  # (B*n, kv, g*T, tail)
+            over_tail = over_tail.unflatten(2, (-1, count)).add_(tail_bias).flatten(2, 3)
+            over_tail = over_tail.unflatten(0, (batch, width)).transpose(1, 2).flatten(2, 3)
+            scores = torch.cat((over_prefix, over_tail), -1).mul_(self.head_dim**-0.5)
+            weights = scores.softmax(-1, dtype=torch.float32).to(self.cache_dtype)
+            mixed = weights[..., : span.numel()] @ space.values[number][:, :, : span.numel()]
+            own = weights[..., span.numel() :].unflatten(2, (width, -1)).transpose(1, 2).flatten(0, 1)
+            mixed = mixed.unflatten(2, (width, -1)).transpose(1, 2).flatten(0, 1) + own @ tail_values
+            mixed = mixed.unflatten(2, (-1, count)).permute(0, 3, 1, 2, 4).flatten(2)  # (B*n, T, heads*D)
+            x = layer.finish(x, mixed.to(self.dtype))
+        tail.length += count
+        states: Tensor = self.model.norm(x).unflatten(0, (batch, width))
+        return states
+
+
+class Tail:
+    """Keys and values of replies in progress: per layer (B*n, kv_heads, capacity, head_dim)."""
+
+    def __init__(self, trunk: LlamaTrunk, rows: int, capacity: int) -> None:
+        """Reserve room for `capacity` tokens of `rows` replies."""
+        shape = (rows, trunk.kv_heads, capacity, trunk.head_dim)
+        self.keys = [torch.zeros(shape, dtype=trunk.cache_dtype, device=trunk.device) for _ in range(trunk.layers)]
+        self.values = [torch.zeros(shape, dtype=trunk.cache_dtype, device=trunk.device) for _ in range(trunk.layers)]
+        self.length = 0
+
+    def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Add (B*n, T, kv_heads, head_dim) to one layer and return that layer's keys and values so far."""
+        end = self.length + key.shape[1]
+        self.keys[layer][:, :, self.length : end] = key.transpose(1, 2)
+        self.values[layer][:, :, self.length : end] = value.transpose(1, 2)
+        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
+
+    def select(self, rows: Tensor) -> None:
+        """Keep some replies, in the given order."""
+        self.keys = [k[rows] for k in self.keys]
+        self.values = [v[rows] for v in self.values]
+
+
+class _FusedLayer:
+    """One decoder layer with its projections joined: three matrix products become one, two become one."""
+
+    def __init__(self, layer: Any) -> None:
+        attention, mlp = layer.self_attn, layer.mlp
+        self.qkv = torch.cat((attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight)).detach()
+        self.up = torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight)).detach()
+        self.out, self.down = attention.o_proj.weight.detach(), mlp.down_proj.weight.detach()
+        self.norm_in, self.norm_mlp = layer.input_layernorm, layer.post_attention_layernorm
+
+    def project(
+        self, x: Tensor, cos: Tensor, sin: Tensor, heads: int, kv_heads: int, head_dim: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return rotated queries (B, T, heads, D), rotated keys and values (B, T, kv_heads, D)."""
+        joined = functional.linear(self.norm_in(x), self.qkv).unflatten(-1, (-1, head_dim))
+        query, key, value = joined.split((heads, kv_heads, kv_heads), dim=2)
+        cos, sin = cos[:, :, None], sin[:, :, None]
+        return query * cos + _rotate_half(query) * sin, key * cos + _rotate_half(key) * sin, value
+
+    def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """Add attention's output and the feed-forward block to the residual stream."""
+        x = x + functional.linear(mixed, self.out)
+        gate, up = functional.linear(self.norm_mlp(x), self.up).chunk(2, dim=-1)
+        return x + functional.linear(functional.silu(gate) * up, self.down)
+
+
+def _check_architecture(config: Any) -> None:
+    """Raise ModelMismatch for a model that the layers here would compute wrongly."""
+    allowed: dict[str, tuple[object, ...]] = {"model_type": ("llama",)}
+    found = {"model_type": config.model_type}
+    if config.model_type == "llama":
+        # The other rotary embeddings change with the length of the sequence, which cached keys cannot follow.
+        allowed |= {"rope_type": ("default", "linear", "llama3", "yarn"), "hidden_act": ("silu",)}
+        allowed |= {"attention_bias": (False,), "mlp_bias": (False,)}
+        found |= {name: getattr(config, name) for name in ("hidden_act", "attention_bias", "mlp_bias")}
+        found["rope_type"] = config.rope_parameters["rope_type"]
+    for name, values in allowed.items():
+        if found[name] not in values:
+            raise ModelMismatch(
+                f"config.json: the local engine runs models with {name} one of {values}, found {found[name]!r}; "
+                "serve this model behind an OpenAI-compatible endpoint instead"
+            )
+
+
+def _rotate_half(x: Tensor) -> Tensor:
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((-second, first), dim=-1)
+
+
+def _bias(hidden: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return what to add to scores: 0, and minus infinity where hidden. Several times faster than `masked_fill`."""
+    return torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, float("-inf"))
+
+
+def _by_kv_head(query: Tensor, kv_heads: int) -> Tensor:
+    """Reshape (B, T, heads, D) to (B, kv_heads, g*T, D): the heads that share keys become rows of one product."""
+    rows: Tensor = query.unflatten(2, (kv_heads, -1)).permute(0, 2, 3, 1, 4).flatten(2, 3)
+    return rows
+
+
+def _groups(prompts: Sequence[Prompt], starts: list[int]) -> list[list[int]]:
+    """Group rows of similar work for prefill, so that little is padding."""
+    order = sorted(range(len(prompts)), key=lambda row: (len(prompts[row].ids) - starts[row], len(prompts[row].ids)))
+    groups: list[list[int]] = []
+    for row in order:
+        size = len(prompts[row].ids) - starts[row]
+        if groups and (len(groups[-1]) + 1) * size <= PREFILL_TOKENS:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    return groups

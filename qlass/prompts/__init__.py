@@ -1,0 +1,16 @@
+"""The only place where messages become text and tokens: for training, for acting and for scoring alike."""
+
+from qlass.prompts.chat import CHAT_FORMATS, ChatFormat, Prompt, TrainingRow, load_chat_format
+from qlass.prompts.replies import history_of, instruction_text, parse_reply, render_reply
+
+__all__ = [
+    "CHAT_FORMATS",
+    "ChatFormat",
+    "Prompt",
+    "TrainingRow",
+    "history_of",
+    "instruction_text",
+    "load_chat_format",
+    "parse_reply",
+    "render_reply",
+]

@@ -1,0 +1,1 @@
+"""The QNet: a value for each (history, action), learnt from exploration trees."""

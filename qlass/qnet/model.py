@@ -1,0 +1,123 @@
+"""The QNet: the policy's trunk and a value head, read at the last token of an action (paper section 3.3)."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, cast
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from qlass.errors import DataError, ModelMismatch
+from qlass.jsonl import read_json, write_json
+from qlass.training.models import (
+    check_saved,
+    check_tokenizer,
+    copy_tokenizer,
+    embedding_rows,
+    from_pretrained,
+    load_tokenizer,
+)
+from qlass.training.precision import autocast
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class QNet(nn.Module):
+    """Maps the hidden state at the end of an action to its Q-value.
+
+    Attributes:
+        backbone: a decoder without its language-model head.
+        head: Linear(H, W) - ReLU - Linear(W, W) - ReLU - Linear(W, 1).
+    """
+
+    def __init__(self, backbone: PreTrainedModel, width: int = 1024) -> None:
+        """Put a new head of `width` hidden units, drawn from torch's generator, on a trunk."""
+        super().__init__()
+        hidden = int(backbone.config.hidden_size)
+        self.backbone = backbone
+        self.head = nn.Sequential(
+            nn.Linear(hidden, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1)
+        )
+
+    def values(self, hidden: Tensor) -> Tensor:
+        """Return Q-values (...) of fp32 hidden states (..., H) that the backbone gave at action ends."""
+        return cast("Tensor", self.head(hidden)).squeeze(-1)
+
+    def forward(self, ids: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
+        """Return the Q-values (N,) at some positions of rows of ids (B, T) that are padded on the right only."""
+        hidden = self.backbone(input_ids=ids, use_cache=False).last_hidden_state[rows, positions]  # (N, H)
+        # Under autocast too, the head computes in fp32: bf16 has steps of 0.004 near 1, which would tie siblings.
+        with torch.autocast(ids.device.type, enabled=False):
+            return self.values(hidden.float())
+
+
+class ValueLoss(nn.Module):
+    """Weighted squared error of Q-values at the supervised positions."""
+
+    def __init__(self, qnet: QNet, precision: Literal["fp32", "bf16"]) -> None:
+        """Wrap a QNet."""
+        super().__init__()
+        self.qnet, self.precision = qnet, precision
+
+    def forward(self, ids: Tensor, rows: Tensor, positions: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        """Return the weighted sum (not the mean) of the losses; arguments as in `MicroBatch`."""
+        with autocast(ids.device, self.precision):
+            values = self.qnet(ids, rows, positions)  # (N,)
+        loss: Tensor = (weights * (values - targets.float()).square()).sum()
+        return loss
+
+
+def save_qnet(qnet: QNet, folder: Path, tokenizer_from: Path) -> None:
+    """Write a QNet folder (replacing an older one): backbone, value head and tokenizer; then open it again.
+
+    Args:
+        qnet: what to save.
+        folder: gets config.json, model.safetensors, value_head.safetensors, value_head.json and the tokenizer files.
+        tokenizer_from: the policy folder whose tokenizer it uses.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    qnet.backbone.save_pretrained(folder)
+    head = {name: value.detach().cpu().contiguous() for name, value in qnet.head.state_dict().items()}
+    save_file(head, folder / "value_head.safetensors")
+    first = cast("nn.Linear", qnet.head[0])
+    write_json(folder / "value_head.json", {"hidden_size": first.in_features, "width": first.out_features})
+    copy_tokenizer(tokenizer_from, folder)
+    check_saved(folder)
+
+
+def load_qnet(
+    folder: Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> tuple[QNet, PreTrainedTokenizerBase]:
+    """Load a QNet folder, in evaluation mode.
+
+    Args:
+        folder: what `save_qnet` wrote.
+        dtype: of the backbone; the head is always fp32.
+        device: where to put it.
+
+    Raises:
+        DataError: the folder is not a QNet folder.
+        ModelMismatch: head, backbone and tokenizer do not fit each other.
+    """
+    if not (folder / "value_head.json").exists():
+        raise DataError(f"{folder}: not a QNet; expected value_head.json; run the stage `qnet`")
+    shape = read_json(folder / "value_head.json")
+    backbone = from_pretrained("AutoModel", str(folder), None, dtype)
+    if shape["hidden_size"] != backbone.config.hidden_size:
+        raise ModelMismatch(
+            f"{folder}: the value head reads {shape['hidden_size']} hidden units, the backbone has "
+            f"{backbone.config.hidden_size}; the files belong to different models"
+        )
+    qnet = QNet(backbone, shape["width"])
+    try:
+        qnet.head.load_state_dict(load_file(folder / "value_head.safetensors"))
+    except (OSError, RuntimeError) as error:
+        raise ModelMismatch(f"{folder}/value_head.safetensors: {error}") from error
+    tokenizer = load_tokenizer(folder)
+    check_tokenizer(embedding_rows(backbone), tokenizer, str(folder))
+    return qnet.to(device).eval(), tokenizer

@@ -1,0 +1,79 @@
+"""The settings of the stage `qnet`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+from qlass.errors import SettingsError
+from qlass.training.settings import TrainSettings, check_choice, check_number, check_whole
+
+Column = Literal["q", "q_norm", "average_reward", "reward"]
+"""A field of QLabel that can be learnt."""
+
+
+@dataclass(frozen=True, slots=True)
+class QNetSettings:
+    """Settings of one QNet training run.
+
+    Attributes:
+        train: what the QNet shares with SFT.
+        head_width: hidden units of the value head.
+        target: q_norm or q; which Q-value is learnt where `label.q_type` is q.
+        supervise: action_end (the paper) or every_token (the released code).
+        tail: steps kept of a failed branch below its last choice; None keeps all; see `qlass.qnet.data.tree_rows`.
+        validation_fraction: share of the tasks, in (0, 1), that are kept for validation.
+    """
+
+    train: TrainSettings
+    head_width: int = 1024
+    target: Literal["q_norm", "q"] = "q_norm"
+    supervise: Literal["action_end", "every_token"] = "action_end"
+    tail: int | None = None
+    validation_fraction: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Check names and ranges.
+
+        Raises:
+            SettingsError: names the key, the value found and what is allowed.
+        """
+        check_whole("head_width", self.head_width, 1)
+        check_choice("target", self.target, ("q_norm", "q"))
+        if self.tail is not None:
+            check_whole("tail", self.tail, 0)
+        check_choice("supervise", self.supervise, ("action_end", "every_token"))
+        check_number("validation_fraction", self.validation_fraction, low=0.0, high=1.0, low_open=True, high_open=True)
+        if self.train.lora is not None:
+            raise SettingsError("lora: the QNet is always trained whole; leave it null")
+
+    @classmethod
+    def from_params(cls, section: str, values: Mapping[str, Any]) -> Self:
+        """Read the section of params.yaml that holds these keys beside those of `TrainSettings`.
+
+        Raises:
+            SettingsError: a key is missing or unknown, or a value is out of range; the message starts with `section`.
+        """
+        own = {"head_width", "target", "supervise", "tail", "validation_fraction"}
+        train = TrainSettings.from_params(section, {key: value for key, value in values.items() if key not in own})
+        try:
+            return cls(train=train, **{key: value for key, value in values.items() if key in own})
+        except SettingsError as error:
+            raise SettingsError(f"{section}.{error}") from None
+
+
+def label_column(q_type: str, target: Literal["q_norm", "q"]) -> Column:
+    """Return the field of QLabel that the QNet learns.
+
+    Args:
+        q_type: `label.q_type`: q, average_reward or reward (Figure 4 compares them).
+        target: `qnet.target`; matters for q only.
+
+    Raises:
+        SettingsError: `q_type` is another word.
+    """
+    columns: dict[str, Column] = {"q": target, "average_reward": "average_reward", "reward": "reward"}
+    if q_type not in columns:
+        raise SettingsError(f"label.q_type: found {q_type!r}, allowed are {', '.join(columns)}")
+    return columns[q_type]

@@ -1,0 +1,189 @@
+"""Train the QNet on labelled trees and measure it on tasks kept aside (paper section 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from qlass.errors import DataError
+from qlass.prompts import load_chat_format
+from qlass.qnet.data import Labels, PathRow, label_values, tree_rows, validation_tasks
+from qlass.qnet.metrics import Row, ScoredNode, calibration_table, qnet_metrics, siblings_table
+from qlass.qnet.model import QNet, ValueLoss, save_qnet
+from qlass.qnet.settings import Column, QNetSettings
+from qlass.records import ExplorationTree, QLabel
+from qlass.seeds import derive_seed
+from qlass.training.attention import choose_attention
+from qlass.training.batches import micro_batches
+from qlass.training.checkpoint import LossRow
+from qlass.training.jobs import Job, resolve_precision, run_job
+from qlass.training.loop import CPU_LIMITS, CUDA_LIMITS
+from qlass.training.models import load_checked_tokenizer, load_model
+from qlass.training.precision import autocast, pick_device
+from qlass.training.rows import collate
+from qlass.training.sft import replace_folder
+
+
+@dataclass(frozen=True, slots=True)
+class QNetResult:
+    """What `train_qnet` reports.
+
+    Attributes:
+        metrics: numbers for metrics.json.
+        curve: rows of loss.csv.
+        calibration: rows of calibration.csv.
+        siblings: rows of siblings.csv.
+    """
+
+    metrics: dict[str, float | int | str | None]
+    curve: list[LossRow]
+    calibration: list[Row]
+    siblings: list[Row]
+
+
+def train_qnet(  # noqa: PLR0913  (named one by one, as the stage has them)
+    policy_dir: Path,
+    trees: Sequence[ExplorationTree],
+    labels: Iterable[QLabel],
+    *,
+    column: Column,
+    instruction: str,
+    settings: QNetSettings,
+    out_dir: Path,
+    work_dir: Path,
+    seed: int,
+    max_length: int,
+    chat_format: str,
+    device: str = "auto",
+    resamples: int = 2000,
+    confidence: float = 0.95,
+) -> QNetResult:
+    """Train a QNet whose backbone starts as the policy, and write its folder.
+
+    Args:
+        policy_dir: SFT policy folder.
+        trees: exploration trees, at least two that have nodes.
+        labels: of every node of the trees.
+        column: the field of QLabel to learn; see `label_column`.
+        instruction: the environment's instruction text.
+        settings: the `qnet` section.
+        out_dir: replaced by the QNet folder; see `save_qnet`.
+        work_dir: resume folder of this very run; the caller removes it afterwards.
+        seed: of the stage.
+        max_length: tokens of one row.
+        chat_format: name of the chat format.
+        device: auto, cpu or cuda.
+        resamples: bootstrap resamples of the sibling accuracy's interval.
+        confidence: of that interval.
+
+    Raises:
+        DataError: too few trees, or a node without a label.
+        ModelMismatch: the tokenizer does not fit the model or the chat format.
+    """
+    work_dir.mkdir(parents=True, exist_ok=True)
+    chat = load_chat_format(chat_format, load_checked_tokenizer(policy_dir))
+    values = label_values(labels, column)
+    grown = [tree for tree in trees if tree.nodes]
+    kept = validation_tasks((tree.task_id for tree in grown), settings.validation_fraction)
+
+    def rows_of(chosen: Iterable[ExplorationTree], supervise: Any) -> list[PathRow]:
+        options: dict[str, Any] = {
+            "instruction": instruction,
+            "chat": chat,
+            "max_length": max_length,
+            "tail": settings.tail,
+        }
+        return [row for tree in chosen for row in tree_rows(tree, values, supervise=supervise, **options)]
+
+    training = [tree for tree in grown if tree.task_id not in kept]
+    validation = [tree for tree in grown if tree.task_id in kept]
+    rows = rows_of(training, settings.supervise)
+    precision = resolve_precision(settings.train, device, work_dir)
+    job = Job("qnet", str(policy_dir), settings.train, seed, device, precision, settings.head_width)
+    trained = run_job(job, [path.row for path in rows], work_dir)
+    qnet = cast("ValueLoss", trained.module).qnet
+    save_qnet(qnet, work_dir / "model", policy_dir)
+    nodes = score_nodes(qnet, validation, rows_of(validation, "action_end"), values, pick_device(device), precision)
+    replace_folder(work_dir / "model", out_dir)
+    measured = qnet_metrics(
+        nodes,
+        _mean_target(training, values),
+        resamples=resamples,
+        confidence=confidence,
+        seed=derive_seed(seed, "bootstrap"),
+    )
+    counts = {
+        "trees": len(grown),
+        "empty_trees": len(trees) - len(grown),
+        "rows": len(rows),
+        "train_nodes": sum(len(tree.nodes) for tree in training),
+        "steps": trained.curve[-1].step,
+        "tokens": trained.curve[-1].tokens,
+        "loss_first": trained.curve[0].loss,
+        "loss_last": trained.curve[-1].loss,
+        "precision": precision,
+        "target": column,
+    }
+    return QNetResult({**measured, **counts}, trained.curve, calibration_table(nodes), siblings_table(nodes))
+
+
+def build_module(job: Job) -> ValueLoss:
+    """Build the QNet with its loss, ready to train; see `qlass.training.jobs`."""
+    backbone: Any = load_model(Path(job.policy_dir)).base_model
+    choose_attention(backbone, pick_device(job.device))
+    return ValueLoss(QNet(backbone, job.head_width).train(), job.precision)
+
+
+@torch.no_grad()
+def score_nodes(
+    qnet: QNet,
+    trees: Sequence[ExplorationTree],
+    rows: Sequence[PathRow],
+    values: Labels,
+    device: torch.device,
+    precision: Any,
+) -> list[ScoredNode]:
+    """Return the QNet's value of every node of some trees, in the order of the trees.
+
+    Args:
+        qnet: put into evaluation mode and moved to `device`.
+        trees: whose nodes are scored.
+        rows: of those trees, made with `supervise="action_end"`.
+        values: the labels.
+        device: where to compute.
+        precision: fp32 or bf16.
+    """
+    qnet.to(device).eval()
+    limits = CPU_LIMITS if device.type == "cpu" else CUDA_LIMITS
+    lengths = {number: len(path.row.ids) for number, path in enumerate(rows)}
+    predicted: dict[tuple[str, int], float] = {}
+    for chunk in micro_batches(range(len(rows)), lengths, limits.tokens, limits.rows, 0, 1):
+        batch = collate([rows[number].row for number in chunk]).to(device)
+        with autocast(device, precision):
+            found = qnet(batch.ids, batch.rows, batch.positions)
+        nodes = [(rows[number].task_id, node_id) for number in chunk for node_id in rows[number].node_ids]
+        predicted.update(zip(nodes, found.tolist(), strict=True))
+    qnet.to("cpu")
+    return [
+        ScoredNode(
+            tree.task_id,
+            node.parent_id,
+            node.depth,
+            values[tree.task_id, node.node_id],
+            predicted[tree.task_id, node.node_id],
+        )
+        for tree in trees
+        for node in tree.nodes
+    ]
+
+
+def _mean_target(trees: Sequence[ExplorationTree], values: Labels) -> float:
+    """Return the mean label over the nodes of some trees."""
+    targets = [values[tree.task_id, node.node_id] for tree in trees for node in tree.nodes]
+    if not targets:
+        raise DataError("qnet: no labelled node to train on; run the stages `explore` and `label`")
+    return sum(targets) / len(targets)

@@ -1,0 +1,215 @@
+"""A training run as data: the same job runs in this process, or in one process per rank."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import IO, Any, Literal, cast
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import qlass
+from qlass import errors
+from qlass.errors import ModelMismatch, QlassError
+from qlass.jsonl import read_json, replacing, write_json
+from qlass.seeds import derive_seed
+from qlass.training.checkpoint import LossRow
+from qlass.training.engines import make_engine
+from qlass.training.loop import train
+from qlass.training.precision import pick_device, pick_precision
+from qlass.training.rows import TrainRow, load_rows, rows_digest, save_rows
+from qlass.training.settings import LoraSettings, TrainSettings
+
+LOG = logging.getLogger(__name__)
+
+BUILDERS = {"sft": "qlass.training.sft", "qnet": "qlass.qnet.train"}
+"""Modules whose `build_module(job)` makes what is trained; names, because a job also travels to other processes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What determines a training run, besides its rows.
+
+    Attributes:
+        kind: sft or qnet.
+        policy_dir: the policy that training starts from.
+        settings: of the run.
+        seed: of the run.
+        device: auto, cpu or cuda.
+        precision: fp32 or bf16.
+        head_width: of the value head (qnet only).
+    """
+
+    kind: Literal["sft", "qnet"]
+    policy_dir: str
+    settings: TrainSettings
+    seed: int
+    device: str
+    precision: Literal["fp32", "bf16"]
+    head_width: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a job produced.
+
+    Attributes:
+        module: a fresh module with the trained weights, on the CPU.
+        curve: the loss curve.
+        precision: that was used.
+    """
+
+    module: nn.Module
+    curve: list[LossRow]
+    precision: Literal["fp32", "bf16"]
+
+
+def resolve_precision(settings: TrainSettings, device: str, work_dir: Path) -> Literal["fp32", "bf16"]:
+    """Return the precision of this run; what `auto` chose at first is kept when the run is resumed."""
+    path = work_dir / "precision.json"
+    if settings.precision == "auto" and path.exists():
+        chosen: Literal["fp32", "bf16"] = read_json(path)["precision"]
+        return chosen
+    chosen = pick_precision(settings.precision, pick_device(device))
+    write_json(path, {"precision": chosen})
+    return chosen
+
+
+def run_job(job: Job, rows: Sequence[TrainRow], work_dir: Path) -> Trained:
+    """Train, resuming where an earlier attempt stopped, and return the trained module.
+
+    Args:
+        job: what to train.
+        rows: the training rows.
+        work_dir: of this very run; the caller removes it afterwards.
+    """
+    fingerprint = _fingerprint(job, rows)
+    done = work_dir / "trained.json"
+    if not done.exists() or read_json(done)["fingerprint"] != fingerprint:
+        if job.settings.ranks == 1:
+            execute(job, rows, work_dir, fingerprint)
+        else:
+            save_rows(work_dir / "rows.safetensors", rows)
+            write_json(work_dir / "job.json", {"job": asdict(job), "fingerprint": fingerprint})
+            _launch(job.settings.ranks, work_dir)
+    module = build_module(job)
+    load_weights(module, load_file(work_dir / "trained.safetensors"))
+    curve = [LossRow(**row) for row in read_json(done)["curve"]]
+    return Trained(module, curve, job.precision)
+
+
+def execute(job: Job, rows: Sequence[TrainRow], work_dir: Path, fingerprint: str) -> None:
+    """Train in this process, which may be one of several ranks; rank 0 writes `trained.*` into the work folder."""
+    device = pick_device(job.device)
+    engine = make_engine(build_module(job), job.settings, device)
+    curve = train(engine, rows, job.settings, seed=job.seed, folder=work_dir / "checkpoints", fingerprint=fingerprint)
+    weights = engine.weights()
+    if engine.rank == 0:
+        with replacing(work_dir / "trained.safetensors") as temporary:
+            save_file(weights, temporary)
+        write_json(work_dir / "trained.json", {"fingerprint": fingerprint, "curve": [asdict(row) for row in curve]})
+    engine.barrier()
+
+
+def build_module(job: Job) -> nn.Module:
+    """Build what is trained, with new parameters (adapters, value head) drawn from the job's seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(job.seed, job.kind, "initial weights"))
+        module: nn.Module = import_module(BUILDERS[job.kind]).build_module(job)
+    return module
+
+
+def load_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Copy trained parameters into a module; all of them, and nothing else.
+
+    Raises:
+        ModelMismatch: names or shapes differ.
+    """
+    wanted = {name: value for name, value in module.named_parameters() if value.requires_grad}
+    wrong = sorted(wanted.keys() ^ weights.keys()) or [
+        name for name, value in wanted.items() if value.shape != weights[name].shape
+    ]
+    if wrong:
+        raise ModelMismatch(f"trained weights do not fit the model: {wrong[:5]} ({len(wrong)} in all)")
+    with torch.no_grad():
+        for name, value in wanted.items():
+            value.copy_(weights[name])
+
+
+def read_job(work_dir: Path) -> tuple[Job, list[TrainRow], str]:
+    """Read the job, its rows and its fingerprint, as a rank does."""
+    stored: dict[str, Any] = read_json(work_dir / "job.json")
+    values = stored["job"]
+    lora = values["settings"]["lora"]
+    settings = TrainSettings(**{**values["settings"], "lora": LoraSettings(**lora) if lora else None})
+    return Job(**{**values, "settings": settings}), load_rows(work_dir / "rows.safetensors"), stored["fingerprint"]
+
+
+def _fingerprint(job: Job, rows: Sequence[TrainRow]) -> str:
+    """Return a hash of what the result depends on, except the starting weights (the work folder's name covers those)."""
+    values = asdict(job)
+    # The number of ranks has its own, clearer check.
+    values["settings"] = {key: value for key, value in values["settings"].items() if key != "ranks"}
+    del values["policy_dir"], values["device"]
+    return hashlib.blake2b(
+        (json.dumps(values, sort_keys=True) + rows_digest(rows)).encode(), digest_size=16
+    ).hexdigest()
+
+
+def _launch(ranks: int, work_dir: Path) -> None:
+    """Start one process per rank in a session of their own, wait, and leave none behind.
+
+    Raises:
+        QlassError: what a rank raised, or that the ranks failed and where their log is.
+    """
+    for old in work_dir.glob("error-*.json"):
+        old.unlink()
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    command += ["-m", "qlass.training.worker", str(work_dir)]
+    source = str(Path(qlass.__path__[0]).parent)
+    search = os.pathsep.join(filter(None, (source, os.environ.get("PYTHONPATH"))))
+    environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": search, "QLASS_STAGE_PID": str(os.getpid())}
+    log_path = work_dir / "ranks.log"
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        start_new_session=True,
+        text=True,
+        errors="replace",
+    )
+    with process, log_path.open("w", encoding="utf-8") as log:
+        try:
+            for line in cast("IO[str]", process.stdout):
+                log.write(line)
+                LOG.info("%s", line.rstrip())
+            code = process.wait()
+        finally:
+            # After any end, also an interrupt: the launcher alone would leave its ranks running.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    if code:
+        raise _failure(work_dir, log_path, code)
+
+
+def _failure(work_dir: Path, log_path: Path, code: int) -> QlassError:
+    """Return the error of the first rank that said why, or the end of the log."""
+    for path in sorted(work_dir.glob("error-*.json")):
+        found = read_json(path)
+        kind = getattr(errors, found["error"], QlassError)
+        return kind(found["message"]) if issubclass(kind, QlassError) else QlassError(found["message"])
+    tail = "\n".join(log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
+    return QlassError(f"the training ranks ended with code {code}; the end of {log_path}:\n{tail}")

@@ -1,0 +1,142 @@
+"""The one training loop, for SFT and for the QNet."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from qlass.errors import SettingsError
+from qlass.seeds import derive_seed
+from qlass.training.batches import epoch_batches, micro_batches
+from qlass.training.checkpoint import LossRow, TrainState, load_checkpoint, save_checkpoint
+from qlass.training.engines import Engine
+from qlass.training.rows import TrainRow, collate
+from qlass.training.settings import TrainSettings
+
+LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class MicroLimits:
+    """How much one forward pass may hold.
+
+    Attributes:
+        tokens: padding included; a longer row is alone.
+        rows: at most.
+    """
+
+    tokens: int
+    rows: int
+
+
+CPU_LIMITS = MicroLimits(tokens=2400, rows=4)
+"""Measured on one core: four rows of 300 tokens train 1.2 times faster than one at a time, long rows hardly faster."""
+
+CUDA_LIMITS = MicroLimits(tokens=16384, rows=64)
+
+
+def learning_rate(step: int, total: int, peak: float, warmup_ratio: float) -> float:
+    """Return the rate of a step in [0, total): linear up to `peak` over the warm-up, then a cosine towards zero."""
+    warmup = math.ceil(total * warmup_ratio)
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return peak * 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+def train(
+    engine: Engine,
+    rows: Sequence[TrainRow],
+    settings: TrainSettings,
+    *,
+    seed: int,
+    folder: Path,
+    fingerprint: str,
+    limits: MicroLimits | None = None,
+) -> list[LossRow]:
+    """Train to the end, from the newest checkpoint where there is one.
+
+    Interrupted at any moment and started again, it ends with the same weights and the same curve.
+
+    Args:
+        engine: holds the model.
+        rows: all of them, on every rank.
+        settings: of the run.
+        seed: decides order and dropout.
+        folder: of the checkpoints; on a file system that all ranks share.
+        fingerprint: identifies data, settings and model; a checkpoint with another one is refused.
+        limits: of a micro-batch; by default those of the device.
+
+    Returns:
+        The loss curve.
+
+    Raises:
+        SettingsError: the loss became infinite or NaN.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    limits = limits or (CPU_LIMITS if engine.device.type == "cpu" else CUDA_LIMITS)
+    per_epoch = math.ceil(len(rows) / settings.batch_size)
+    total = per_epoch * settings.epochs
+    state = load_checkpoint(folder, engine, fingerprint)
+    batches: list[list[int]] = []
+    for step in range(state.step, total):
+        epoch, index = divmod(step, per_epoch)
+        if index == 0 or not batches:
+            batches = epoch_batches(len(rows), settings.batch_size, seed, epoch)
+        lr = learning_rate(step, total, settings.lr, settings.warmup_ratio)
+        with torch.random.fork_rng(devices=[engine.device] if engine.device.type == "cuda" else []):
+            torch.manual_seed(derive_seed(seed, "dropout", step, engine.rank))
+            _one_step(engine, rows, batches[index], lr, limits, state)
+        state.step = step + 1
+        if state.step % settings.log_every == 0 or state.step == total:
+            _log(engine, state, lr, per_epoch, total)
+        if state.step % settings.checkpoint_every == 0 and state.step < total:
+            save_checkpoint(folder, engine, state, fingerprint)
+    return state.curve
+
+
+def _one_step(
+    engine: Engine, rows: Sequence[TrainRow], batch: list[int], lr: float, limits: MicroLimits, state: TrainState
+) -> None:
+    """Run one optimizer step; the loss is normalised by the supervised weight of the whole batch, over all ranks."""
+    weight = float(sum(rows[number].weights.sum() for number in batch))
+    lengths = {number: len(rows[number].ids) for number in batch}
+    loss = torch.zeros((), device=engine.device)
+    for chunk in micro_batches(batch, lengths, limits.tokens, limits.rows, engine.rank, engine.ranks):
+        # A rank that has nothing left takes part with a row that weighs nothing.
+        members = [rows[number] for number in chunk] or [_weightless(rows[min(batch, key=lengths.__getitem__)])]
+        loss += engine.accumulate(collate(members).to(engine.device), weight)
+    total = engine.total(loss)
+    if not math.isfinite(total):
+        raise SettingsError(
+            f"lr: the loss became {total} at step {state.step + 1} with lr={lr:.3g}; choose a smaller lr"
+        )
+    engine.step(lr)
+    state.loss += total
+    state.weight += weight
+    state.tokens += sum(lengths.values())
+
+
+def _weightless(row: TrainRow) -> TrainRow:
+    return replace(row, weights=row.weights * 0.0)
+
+
+def _log(engine: Engine, state: TrainState, lr: float, per_epoch: int, total: int) -> None:
+    """Close a row of the loss curve."""
+    row = LossRow(state.step, state.step / per_epoch, state.loss / state.weight, lr, state.tokens)
+    state.curve.append(row)
+    state.loss = state.weight = 0.0
+    if engine.rank == 0:
+        LOG.info(
+            "train step=%d/%d epoch=%.2f loss=%.4f lr=%.2e tokens=%d",
+            row.step,
+            total,
+            row.epoch,
+            row.loss,
+            lr,
+            row.tokens,
+        )

@@ -1,0 +1,80 @@
+"""Evaluate the registered champion of an environment on its dev panel: `python -m tasks.evaluate_champion ENV`.
+
+A check that what is registered still works, and the number with which champions of different panels are compared. It is
+no stage: it writes no output, only an MLflow run with metrics and traces. An interrupted evaluation goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from qlass.envs.panels import load_panel
+from qlass.errors import DataError, QlassError
+from tasks import paths, resume, runner, settings, tracking
+from tasks.evaluate import evaluate, measure, prepare
+from tasks.registry import Registry
+from tasks.rollouts import World
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate_champion(env: str, given: settings.Settings, root: Path) -> dict[str, float]:
+    """Return the metrics of the champion with method qlass, and log them in a run.
+
+    Raises:
+        DataError: there is no champion, or the panel is missing.
+        StorageError: MLflow failed.
+    """
+    registry = Registry(f"qlass-{env}", given.tracking.experiment, root)
+    champion = registry.champion()
+    if champion is None:
+        raise DataError(f"{registry.name}: no version has the alias champion; run `python -m tasks.register {env}`")
+    panel = load_panel(root / paths.panel(env, "dev"))
+    key = {
+        "run": champion.run_id,
+        "panel": panel.sha256,
+        "settings": repr((given.base, given.evaluate, given.envs[env])),
+    }
+    tags = {"kind": "champion", "env": env, "split": "dev", "model": champion.name, "version": champion.version}
+    tracker = tracking.open_run(f"champion {env}", given.tracking.experiment, tags=tags, root=root)
+    status: tracking.Status = "FAILED"
+    try:
+        with resume.work_folder("evaluate_champion", key, root / paths.WORK) as folder:
+            model = registry.champion_files(folder)
+            setup = prepare(given, World.of(env, given.envs[env]), "qlass", model / "policy", model / "qnet")
+            episodes = evaluate(setup, panel.tasks, folder, given.base.workers)
+        metrics = measure("qlass", episodes)
+        tracker.metrics(metrics)
+        tracker.episodes(episodes, given.tracking.max_traces)
+        status = "FINISHED"
+    finally:
+        tracker.finish(status)
+    return metrics
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Evaluate and print; return the exit code."""
+    runner.prepare()
+    parser = argparse.ArgumentParser(prog="python -m tasks.evaluate_champion", description=__doc__)
+    parser.add_argument("env", metavar="ENV")
+    env = parser.parse_args(arguments).env
+    try:
+        given = settings.load_all()
+        if env not in given.envs:
+            raise DataError(f"environment {env!r} is not in params.yaml; allowed: {', '.join(given.envs)}")
+        found = evaluate_champion(env, given, Path.cwd())
+    except QlassError as error:
+        return runner.report(error)
+    sys.stdout.write(
+        f"{env} dev: mean reward {found['mean_reward']:.1f}, success {found['success_rate']:.1f} "
+        f"({found['n_tasks']} tasks, {found['n_seeds']} seeds)\n"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

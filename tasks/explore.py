@@ -1,0 +1,102 @@
+"""Stage `explore`: one exploration tree per training task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from qlass.envs.panels import load_panel
+from qlass.errors import SettingsError
+from qlass.jsonl import read_records, write_json, write_records
+from qlass.records import ExplorationTree, TaskSpec, Trajectory
+from qlass.seeds import derive_seed
+from tasks import paths, settings
+from tasks.rollouts import Models, Player, World
+from tasks.runner import Job, run
+from tasks.shards import Plan, Worker, run_shards
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a worker process needs."""
+
+    world: World
+    models: Models
+    explore: settings.Explore
+    seed: int
+
+
+def start(setup: Setup) -> Worker:
+    """Prepare a worker process."""
+    from qlass.search.branch import Sampling
+    from qlass.search.explore import ExploreSettings, explore
+
+    player, given = Player(setup.world, setup.models), setup.explore
+    budget = ExploreSettings(given.width, given.depth, given.expert_branch, given.max_redraws, given.max_nodes)
+
+    def grow(env: Any, task: tuple[TaskSpec, Trajectory | None]) -> Any:
+        spec, expert = task
+        seed = derive_seed(setup.seed, "explore", spec.task_id)
+        sampling = Sampling(given.temperature, seed, given.candidates)
+        return explore(env, player.definition, spec, budget, sampling, expert)
+
+    return lambda tasks: player.play([partial(grow, task=task) for task in tasks])
+
+
+def summary(trees: Sequence[ExplorationTree]) -> dict[str, Any]:
+    """Return counts over all trees; a branch is sampled when the policy and not the expert ended it."""
+    ends = [_ends(tree) for tree in trees]
+    sampled = [node for found in ends for node in found if node.origin != "expert"]
+    total = {name: sum(getattr(tree.cost, name) for tree in trees) for name in trees[0].cost.__dataclass_fields__}
+    return {
+        "trees": len(trees),
+        "nodes": sum(len(tree.nodes) for tree in trees),
+        "nodes_per_tree": sum(len(tree.nodes) for tree in trees) / len(trees),
+        "branches": sum(map(len, ends)),
+        "sampled_branches": len(sampled),
+        "sampled_mean_reward": 100 * sum(node.step.reward for node in sampled) / max(len(sampled), 1),
+        "solved_by_sampling": sum(any(n.origin != "expert" and n.step.reward > 0 for n in found) for found in ends),
+        "invalid_action_rate": sum(not n.step.valid for tree in trees for n in tree.nodes)
+        / max(sum(len(tree.nodes) for tree in trees), 1),
+        **{name: sum(getattr(tree, name) for tree in trees) for name in ("redraws", "narrow", "stopped", "capped")},
+        **total,
+    }
+
+
+def _ends(tree: ExplorationTree) -> list[Any]:
+    """Return the last node of every branch."""
+    parents = {node.parent_id for node in tree.nodes}
+    return [node for node in tree.nodes if node.node_id not in parents]
+
+
+def tasks_of(name: str, count: int | None) -> list[tuple[TaskSpec, Trajectory | None]]:
+    """Return the first training tasks, each with its expert trajectory where the expert solved it."""
+    specs = load_panel(paths.panel(name, "train")).tasks
+    if count is not None and count > len(specs):
+        raise SettingsError(
+            f"params.yaml: explore.tasks: found {count}; allowed: 1 to {len(specs)} (the panel), or null"
+        )
+    experts = {trajectory.task_id: trajectory for trajectory in read_records(paths.trajectories(name), Trajectory)}
+    return [(spec, experts.get(spec.task_id)) for spec in specs[:count]]
+
+
+def main(job: Job) -> None:
+    """Write trees and what they consist of."""
+    name, given = job.cell.items["env"], job.settings.explore
+    base = job.settings.base
+    policy = paths.sft_policy(name)
+    models = Models(policy, None, base.chat_format, base.max_length, given.max_new_tokens, base.device)
+    setup = Setup(World.of(name, getattr(job.settings.envs, name)), models, given, base.seed)
+    tasks = tasks_of(name, given.tasks)
+    with job.work_folder() as folder:
+        plan = Plan(start, setup, ExplorationTree, folder, given.shard_size, base.workers, f"explore/{name}")
+        trees = list(run_shards(plan, tasks, lambda done: job.tracker.metrics({"tasks_done": done}, done)))
+    write_records(paths.trees(name), trees, ExplorationTree)
+    write_json(paths.metrics("explore", name), summary(trees))
+
+
+if __name__ == "__main__":
+    raise SystemExit(run(Path(__file__).stem, main))

@@ -1,0 +1,86 @@
+"""Where everything lies, relative to the repository root, which is the working directory of every stage.
+
+`dvc.yaml` declares the same paths as deps and outs; `tests/tasks/test_stage.py` compares the two.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+PARAMS = Path("params.yaml")
+DVC_FILE = Path("dvc.yaml")
+DVC_LOCK = Path("dvc.lock")
+WORK = Path(".work")
+DATA = Path("data")
+RUNS = Path("runs")
+BASE_POLICY = DATA / "base" / "policy"
+REPORT = DATA / "report"
+
+
+def repository() -> Path:
+    """Return the absolute root of the repository, also from the temporary checkout of a queued DVC experiment.
+
+    DVC exports `DVC_ROOT` to stages; for queued experiments it names the repository and not the temporary copy.
+    """
+    return Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()
+
+
+def trajectories(env: str) -> Path:
+    """Expert trajectories, one per training task that the expert solved."""
+    return DATA / "expert" / env / "trajectories.jsonl"
+
+
+def panel(env: str, split: str) -> Path:
+    """The ordered, hashed TaskSpecs of a split."""
+    return DATA / "expert" / env / "panels" / f"{split}.json"
+
+
+def expert_stats(env: str) -> Path:
+    """The rows of Table 1."""
+    return DATA / "expert" / env / "stats.json"
+
+
+def sft_policy(env: str) -> Path:
+    """Folder of the policy after behaviour cloning."""
+    return DATA / "sft" / env / "policy"
+
+
+def trees(env: str) -> Path:
+    """Exploration trees, one per explored task."""
+    return DATA / "explore" / env / "trees.jsonl"
+
+
+def labels(env: str) -> Path:
+    """Table of QLabels."""
+    return DATA / "label" / env / "labels.parquet"
+
+
+def qnet(env: str) -> Path:
+    """Folder of the QNet."""
+    return DATA / "qnet" / env / "model"
+
+
+def episodes(env: str, method: str, split: str) -> Path:
+    """Evaluated episodes of one cell of the comparison."""
+    return DATA / "evaluate" / env / f"{method}-{split}" / "episodes.jsonl"
+
+
+def metrics(stage: str, env: str, cell: str = "") -> Path:
+    """The metrics file of sft, explore, label, qnet, or of one evaluate cell (`method-split`)."""
+    return DATA / stage / env / cell / "metrics.json"
+
+
+def loss(stage: str, env: str) -> Path:
+    """The loss curve of sft or qnet."""
+    return DATA / stage / env / "loss.csv"
+
+
+def table(name: str, env: str) -> Path:
+    """A table about the QNet: calibration or siblings."""
+    return DATA / "qnet" / env / f"{name}.csv"
+
+
+def run_pointer(stage: str, *items: str) -> Path:
+    """Pointer to the MLflow run that made a stage's outputs: `runs/report.json`, `runs/sft/alfworld.json`, ..."""
+    return RUNS / stage / f"{'-'.join(items)}.json" if items else RUNS / f"{stage}.json"

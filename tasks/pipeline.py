@@ -1,0 +1,84 @@
+"""Run the pipeline as one thing: `python -m tasks.pipeline [arguments of dvc repro]`; this is `make run`.
+
+Plain `dvc repro` gives the same outputs; here its stages become children of one MLflow run, which also lists what was
+reused and which run made it. Afterwards policy and QNet are registered.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from qlass.errors import QlassError
+from tasks import dvcfiles, paths, register, runner, tracking
+from tasks.settings import load_all
+
+logger = logging.getLogger(__name__)
+
+GRACE_S = 15
+"""Seconds that stages have to close their MLflow run after SIGTERM."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `dvc repro`, register, print the results; return the exit code."""
+    runner.prepare()
+    root = Path.cwd()
+    try:
+        settings = load_all()
+        dvcfiles.cells(root)
+        parent = tracking.start_pipeline_run(root)
+        os.environ[tracking.PARENT] = parent or ""
+        os.environ.pop("MLFLOW_RUN_ID", None)  # would make every stage write into that run
+    except QlassError as error:
+        return runner.report(error)
+    status: tracking.Status = "KILLED"
+    try:
+        code = repro(sys.argv[1:] if arguments is None else arguments)
+        if code == 0 and "qlass" in settings.run.methods:
+            code = register.main([])
+        status = "FAILED" if code else "FINISHED"
+    except KeyboardInterrupt:
+        code = 130
+    finally:
+        rows = tracking.finish_pipeline_run(root, parent, status)
+    sys.stdout.write(summary(root, rows))
+    return code
+
+
+def repro(arguments: Sequence[str]) -> int:
+    """Run `dvc repro`; end it with all its stages when this process is ended."""
+    # In a session of its own, since a signal to dvc alone would leave the stage running.
+    with subprocess.Popen([sys.executable, "-m", "dvc", "repro", *arguments], start_new_session=True) as process:
+        try:
+            return process.wait()
+        finally:
+            for number in (signal.SIGTERM, signal.SIGKILL):
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, number)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(GRACE_S)
+                    break
+
+
+def summary(root: Path, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return what a user wants to see at the end: stages, results, where the report is, how to see the runs."""
+    width = max((len(row["stage"]) for row in rows), default=0)
+    lines = ["", *(f"{row['stage']:<{width}}  {row['status']:<7}  run {row['run_id']}" for row in rows), ""]
+    results, page = root / paths.REPORT / "results.md", root / paths.REPORT / "index.html"
+    if results.exists():
+        lines += [results.read_text(encoding="utf-8")]
+    if page.exists():
+        lines += [f"report: {page}"]
+    lines += [f"runs:   {tracking.ui_command(root)}", ""]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,90 @@
+"""The plan: what runs and why, asked of a real DVC project."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+
+import pytest
+
+from flows.plan import PlanBusyError, PlanError, after, make_plan
+from flows.project import project_root
+from flows.shell import Commands
+
+# DVC 3.67 uses a part of pygtrie that pygtrie 2.5 has deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
+
+
+def why(project, *targets, force=False):
+    """Return {stage: reasons} of what would run."""
+    return {stage.name: list(stage.reasons) for stage in make_plan(project.root, targets, force=force) if stage.runs}
+
+
+def test_reasons(project, monkeypatch):
+    everything = make_plan(project.root)
+    names = [stage.name for stage in everything]
+    assert names == ["base", "expert@corridor", "explore@corridor", "report"]
+    assert [stage.reasons[0] for stage in everything] == ["never ran"] * 4
+    assert everything[2].needs == ("expert@corridor",)
+    assert everything[2].outs == ("data/explore/corridor/out.txt", "runs/explore/corridor.json")
+    assert everything[2].command == "python toy.py explore corridor"
+
+    project.dvc("repro")
+    assert why(project) == {}
+    monkeypatch.chdir("/")  # DVC's own names of stages depend on the working directory
+    assert why(project) == {}
+
+    project.change("width", 5)
+    assert why(project) == {
+        "explore@corridor": ["params changed: explore.width 2 -> 5"],
+        "report": ["after explore@corridor"],
+    }
+    assert why(project, "expert") == {}
+    assert list(why(project, "explore")) == ["explore@corridor"]
+    assert list(why(project, "expert", "explore@corridor", force=True)) == ["expert@corridor", "explore@corridor"]
+    project.change("width", 2)
+    assert why(project, "base", force=True) == {"base": ["forced"]}
+
+    (project.root / "code.txt").write_text("2")
+    (project.root / "data/base/out.txt").unlink()
+    path = project.root / "dvc.yaml"
+    path.write_text(path.read_text().replace("report -", "report  -"))
+    assert why(project) == {
+        "base": ["out missing: data/base/out.txt"],
+        "expert@corridor": ["dep modified: code.txt"],
+        "explore@corridor": ["after expert@corridor"],
+        "report": ["command changed", "after explore@corridor"],
+    }
+
+
+def test_many_reasons_stay_short():
+    assert after([]) == []
+    assert after(["a", "b", "c"]) == ["after a, b, c"]
+    assert after(["a", "b", "c", "d"]) == ["after a, b, 2 more"]
+
+
+def test_mistakes_name_what_is_allowed(project, tmp_path, monkeypatch):
+    with pytest.raises(PlanError, match=r"no stage explor\. Its stages: base, expert@corridor, explore@corridor"):
+        make_plan(project.root, ["explor"])
+    (project.root / "dvc.yaml").write_text("stages: {a: {cmd: 'echo ${run.nothing}'}}")
+    with pytest.raises(PlanError, match=r"run\.nothing"):
+        make_plan(project.root)
+    monkeypatch.setenv("QLASS_ROOT", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="no dvc.yaml and no .dvc in"):
+        project_root()
+
+
+def test_a_project_in_use_is_busy(project):
+    commands = Commands()
+    dvc = [sys.executable, "-m", "dvc", "repro", "--single-item", "base"]
+    env = {**os.environ, "TOY_HANG": "base"}
+    keywords = {"cwd": project.root, "env": env, "on_line": lambda _: None}
+    thread = threading.Thread(target=commands.run, args=(dvc,), kwargs=keywords)
+    thread.start()
+    project.hanging()
+    with pytest.raises(PlanBusyError, match="is busy"):
+        make_plan(project.root)
+    commands.end_all()
+    thread.join()
+    assert [stage.name for stage in make_plan(project.root, ["base"])] == ["base"]

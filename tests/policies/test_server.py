@@ -1,0 +1,431 @@
+"""`ServerPolicy` against a real HTTP server on this machine that speaks the protocol, and one that misbehaves."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from qlass.envs import get_definition, make_env
+from qlass.envs.base import TextEnv
+from qlass.errors import Busy, DataError, SettingsError
+from qlass.policies.base import Propose
+from qlass.policies.server import ServerPolicy, ServerSettings, _retry_after
+from qlass.records import History, Message
+from qlass.search.branch import Sampling
+from qlass.search.driver import drive
+from qlass.search.methods import single
+
+httpx = pytest.importorskip("httpx", reason="needs the extra serve")
+
+HISTORY: History = (Message("system", "You walk."), Message("user", "cell 1"))
+DROP = -1
+"""A status that means: close the connection without an answer."""
+
+
+class Server:
+    """A chat server whose answers a test can replace, by the number of the request."""
+
+    def __init__(self) -> None:
+        self.bodies: list[dict[str, Any]] = []
+        self.headers: list[Any] = []
+        self.answer: Callable[[int, dict[str, Any]], tuple[int, dict[str, str], str]] = lambda _, body: ok(body)
+        self.seconds = 0.0
+        self.in_flight = self.peak = 0
+        self._lock = threading.Lock()
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                server.serve(self)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._http.daemon_threads = True
+        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01})
+        self._thread.start()
+        self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
+
+    def serve(self, handler: BaseHTTPRequestHandler) -> None:
+        body = json.loads(handler.rfile.read(int(handler.headers["content-length"])))
+        with self._lock:
+            number = len(self.bodies)
+            self.bodies.append(body)
+            self.headers.append(handler.headers)
+            self.in_flight += 1
+            self.peak = max(self.peak, self.in_flight)
+        time.sleep(self.seconds)
+        status, headers, text = self.answer(number, body) if handler.path == "/v1/chat/completions" else (404, {}, "")
+        with self._lock:
+            self.in_flight -= 1
+        if status == DROP:
+            handler.close_connection = True
+            return
+        content = text.encode()
+        handler.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(content))}.items():
+            handler.send_header(name, value)
+        handler.end_headers()
+        handler.wfile.write(content)
+
+    def fail_first(self, count: int, status: int, headers: dict[str, str] | None = None, text: str = "busy") -> None:
+        """Answer the first requests with an error."""
+        self.answer = lambda number, body: (status, headers or {}, text) if number < count else ok(body)
+
+    def close(self) -> None:
+        self._http.shutdown()
+        self._thread.join()
+        self._http.server_close()
+
+
+def choice(body: dict[str, Any], index: int, *, logprobs: bool = True) -> dict[str, Any]:
+    """Reply with what was asked, so that a test sees which answer belongs to which request."""
+    text = f"Thought: {body['messages'][-1]['content']}\nAction: GO {body['seed']} {index}"
+    content = [{"token": word, "logprob": -0.5 - index} for word in [*text.split(), "</s>"]]
+    return {
+        "index": index,
+        "message": {"role": "assistant", "content": text},
+        "logprobs": {"content": content} if logprobs and body.get("logprobs") else None,
+        "finish_reason": "stop",
+    }
+
+
+def ok(body: dict[str, Any], **changes: Any) -> tuple[int, dict[str, str], str]:
+    """Answer as vLLM does; `changes` replace top-level fields (None: left out)."""
+    choices = [choice(body, index) for index in range(body["n"])]
+    words = sum(len(one["message"]["content"].split()) + 1 for one in choices)
+    prompt = sum(len(message["content"].split()) for message in body["messages"])
+    answer = {"id": "x", "choices": choices, "usage": {"prompt_tokens": prompt, "completion_tokens": words}} | changes
+    return 200, {}, json.dumps({name: value for name, value in answer.items() if value is not None})
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with closing(Server()) as made:
+        yield made
+
+
+@pytest.fixture
+def connect(server: Server) -> Iterator[Callable[..., ServerPolicy]]:
+    """Return a function that makes policies of the server; short pauses between attempts."""
+    made: list[ServerPolicy] = []
+
+    def build(**changes: Any) -> ServerPolicy:
+        settings = {
+            "base_url": server.url,
+            "model": "llama",
+            "max_new_tokens": 9,
+            "backoff_s": 0.001,
+            "timeout_s": 5.0,
+        }
+        made.append(ServerPolicy(ServerSettings(**settings | changes), str.lower))
+        return made[-1]
+
+    yield build
+    for policy in made:
+        policy.close()
+
+
+Connect = Callable[..., ServerPolicy]
+
+
+def ask(*seeds: int, text: str = "cell 1", temperature: float = 0.7) -> Propose:
+    return Propose((HISTORY[0], Message("user", text)), seeds, temperature)
+
+
+def test_what_is_sent(server: Server, connect: Connect) -> None:
+    connect().propose([ask(5)])
+    assert server.bodies == [
+        {
+            "model": "llama",
+            "messages": [{"role": "system", "content": "You walk."}, {"role": "user", "content": "cell 1"}],
+            "max_tokens": 9,
+            "temperature": 0.7,
+            "top_p": 1.0,
+            "n": 1,
+            "logprobs": True,
+            "seed": 5,
+        }
+    ]
+    assert "authorization" not in server.headers[0]
+    connect(logprobs=False, stop=("\nObservation:",), extra={"top_k": -1, "top_p": 0.9}).propose([ask(5)])
+    assert server.bodies[1] == {
+        **{name: value for name, value in server.bodies[0].items() if name != "logprobs"},
+        "stop": ["\nObservation:"],
+        "top_k": -1,
+        "top_p": 0.9,
+    }
+
+
+def test_one_request_per_seed(server: Server, connect: Connect) -> None:
+    (answer,) = connect().propose([ask(3, 1 << 62 | 4, 5)])
+    assert sorted(body["seed"] for body in server.bodies) == [3, 4, 5]  # 31 bits of each
+    first = answer.proposals[0]
+    assert first.text == "Thought: cell 1\nAction: GO 3 0"
+    assert (first.thought, first.action, first.valid) == ("cell 1", "go 3 0", True)
+    assert (first.tokens, first.logprob) == (8, -4.0)
+    assert [proposal.action for proposal in answer.proposals] == ["go 3 0", "go 4 0", "go 5 0"]
+    assert answer.prompt_tokens == 4
+
+
+def test_one_request_with_n(server: Server, connect: Connect) -> None:
+    """Replies come by their index, whatever their order; tokens of each are those of its log probabilities."""
+    server.answer = lambda _, body: ok(body, choices=[choice(body, index) for index in (2, 0, 1)])
+    (answer,) = connect(request_per_seed=False).propose([ask(3, 4, 5)])
+    assert [(body["seed"], body["n"]) for body in server.bodies] == [(3, 3)]
+    assert [proposal.action for proposal in answer.proposals] == ["go 3 0", "go 3 1", "go 3 2"]
+    assert [(proposal.tokens, proposal.logprob) for proposal in answer.proposals] == [
+        (8, -4.0),
+        (8, -12.0),
+        (8, -20.0),
+    ]
+
+
+def test_greedy_is_asked_once(server: Server, connect: Connect) -> None:
+    (answer,) = connect().propose([ask(3, 4, temperature=0.0)])
+    assert [(body["seed"], body["temperature"]) for body in server.bodies] == [(3, 0.0)]
+    assert len(answer.proposals) == 2
+    assert answer.proposals[0] == answer.proposals[1]
+
+
+def test_answers_keep_the_order_of_the_requests(server: Server, connect: Connect) -> None:
+    server.answer = lambda number, body: (time.sleep(0.02 * (number % 3 == 0)), ok(body))[1]
+    asked = [ask(number, number + 50, text=f"cell {number}") for number in range(20)]
+    for found in (connect().propose(asked), connect(concurrency=1).propose(asked)):
+        for number, answer in enumerate(found):
+            assert [p.action for p in answer.proposals] == [f"go {number} 0", f"go {number + 50} 0"]
+            assert {p.thought for p in answer.proposals} == {f"cell {number}"}
+    assert connect().propose([]) == []
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_bounded_concurrency(server: Server, connect: Connect, concurrency: int) -> None:
+    server.seconds = 0.05
+    connect(concurrency=concurrency).propose([ask(number) for number in range(9)])
+    assert server.peak == concurrency
+
+
+def test_servers_that_say_less(server: Server, connect: Connect) -> None:
+    """No usage: log probabilities count the tokens. No log probabilities: usage does. Neither: nothing is made up."""
+    server.answer = lambda _, body: ok(body, usage=None)
+    (answer,) = connect().propose([ask(1)])
+    assert (answer.proposals[0].tokens, answer.proposals[0].logprob, answer.prompt_tokens) == (8, -4.0, 0)
+    server.answer = lambda _, body: ok(body)
+    (answer,) = connect(logprobs=False).propose([ask(1)])
+    assert (answer.proposals[0].tokens, answer.proposals[0].logprob, answer.prompt_tokens) == (8, 0.0, 4)
+    server.answer = lambda _, body: ok(body, usage={"completion_tokens": 17, "prompt_tokens": 4})
+    (answer,) = connect(logprobs=False, request_per_seed=False).propose([ask(1, 2, 3)])
+    assert [proposal.tokens for proposal in answer.proposals] == [6, 6, 5]
+    server.answer = lambda _, body: ok(body, usage=None)
+    (answer,) = connect(logprobs=False).propose([ask(1)])
+    assert (answer.proposals[0].tokens, answer.proposals[0].logprob) == (0, 0.0)
+
+
+def test_a_reply_without_text_is_not_an_action(server: Server, connect: Connect) -> None:
+    server.answer = lambda _, body: ok(body, choices=[{"message": {"role": "assistant", "content": None}}])
+    (answer,) = connect().propose([ask(1)])
+    assert (answer.proposals[0].text, answer.proposals[0].valid) == ("", False)
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, DROP])
+def test_passing_failures_are_retried(server: Server, connect: Connect, status: int) -> None:
+    server.fail_first(3, status)
+    (answer,) = connect(retries=3).propose([ask(7)])
+    assert answer.proposals[0].action == "go 7 0"
+    assert len(server.bodies) == 4
+    assert all(body == server.bodies[0] for body in server.bodies)
+
+
+@pytest.mark.parametrize("status", [429, 500, DROP])
+def test_lasting_failures_are_busy(server: Server, connect: Connect, status: int) -> None:
+    server.fail_first(99, status)
+    found = "Server disconnected" if status == DROP else f"HTTP {status}: busy"
+    with pytest.raises(Busy, match=rf"{server.url}/: no answer after 3 attempts.*{found}.*try again") as caught:
+        connect(retries=2).propose([ask(7)])
+    assert caught.value.exit_code == 75
+    assert len(server.bodies) == 3
+
+
+def test_pauses_grow(server: Server, connect: Connect) -> None:
+    server.fail_first(3, 503)
+    began = time.monotonic()
+    connect(retries=3, backoff_s=0.03).propose([ask(1)])
+    assert 0.21 <= time.monotonic() - began < 3  # 0.03 + 0.06 + 0.12
+
+
+def test_the_server_says_when(server: Server, connect: Connect) -> None:
+    server.fail_first(1, 429, {"Retry-After": "0.2"})
+    began = time.monotonic()
+    connect(backoff_s=30.0).propose([ask(1)])
+    assert 0.2 <= time.monotonic() - began < 5
+    for value, expected in (("3", 3.0), ("1.5", 1.5), ("Wed, 21 Oct 2015 07:28:00 GMT", 9.0), ("-1", 9.0), ("", 9.0)):
+        assert _retry_after(httpx.Response(429, headers={"retry-after": value}), 9.0) == expected
+
+
+def test_unreachable(connect: Connect, server: Server) -> None:
+    server.close()
+    with pytest.raises(Busy, match=r"no answer after 2 attempts.*ConnectError.*start the server") as caught:
+        connect(retries=1).propose([ask(1), ask(2)])
+    assert caught.value.exit_code == 75
+
+
+def test_no_answer_in_time(connect: Connect, server: Server) -> None:
+    server.seconds = 0.4
+    server.answer = lambda number, body: (DROP, {}, "")
+    with pytest.raises(Busy, match="ReadTimeout"):
+        connect(retries=1, timeout_s=0.1).propose([ask(1)])
+    assert len(server.bodies) == 2
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 422, 301])
+def test_refusals_are_not_retried(server: Server, connect: Connect, status: int) -> None:
+    server.fail_first(99, status, text="maximum context length is 4096 tokens")
+    with pytest.raises(
+        SettingsError, match=rf"HTTP {status}: maximum context length.*check base_url, model"
+    ) as caught:
+        connect(concurrency=2).propose([ask(number) for number in range(40)])
+    assert caught.value.exit_code == 2
+    assert len(server.bodies) < 40  # what was not sent yet is given up
+
+
+def test_a_wrong_base_url(server: Server, connect: Connect) -> None:
+    with pytest.raises(SettingsError, match="HTTP 404"):
+        connect(base_url=server.url.removesuffix("/v1")).propose([ask(1)])
+    assert connect(base_url=server.url + "/").propose([ask(1)])[0].proposals[0].valid
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<html>welcome</html>",
+        "[]",
+        "{}",
+        '{"choices": [{"text": "completion"}]}',
+        '{"choices": [{"message": {}}]}',
+        '{"choices": []}',
+        '{"choices": "no"}',
+        '{"choices": [{"message": {"content": "x"}}], "usage": {"completion_tokens": "many"}}',
+    ],
+)
+def test_answers_of_another_protocol(server: Server, connect: Connect, text: str) -> None:
+    server.fail_first(99, 200, text=text)
+    with pytest.raises(DataError, match="not an answer of the OpenAI chat protocol"):
+        connect().propose([ask(1)])
+    assert len(server.bodies) == 1
+
+
+def test_servers_that_ignore_n(server: Server, connect: Connect) -> None:
+    server.answer = lambda _, body: ok({**body, "n": 1})
+    with pytest.raises(DataError, match="1 replies instead of 2; set request_per_seed"):
+        connect(request_per_seed=False).propose([ask(1, 2)])
+
+
+def test_the_api_key_comes_from_the_environment(
+    server: Server, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MY_KEY", raising=False)
+    with pytest.raises(SettingsError, match="the environment variable MY_KEY is not set"):
+        connect(api_key_env="MY_KEY")
+    monkeypatch.setenv("MY_KEY", "sk-hidden")
+    policy = connect(api_key_env="MY_KEY")
+    policy.propose([ask(1)])
+    assert server.headers[0]["authorization"] == "Bearer sk-hidden"
+    server.fail_first(99, 401, text="wrong key: sk-hidden")
+    with pytest.raises(SettingsError, match=r"wrong key: \*\*\*"):
+        policy.propose([ask(1)])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"base_url": "127.0.0.1:8000/v1"},
+        {"base_url": "http://localhost:port/v1"},
+        {"base_url": "http:///v1"},
+        {"max_new_tokens": 0},
+        {"concurrency": 0},
+        {"retries": -1},
+        {"backoff_s": -0.1},
+        {"timeout_s": 0.0},
+    ],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_wrong_settings(connect: Connect, wrong: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError, match=next(iter(wrong))):
+        connect(**wrong)
+
+
+def test_given_actions_cannot_be_scored(server: Server, connect: Connect) -> None:
+    with pytest.raises(SettingsError, match="candidates: generate"):
+        connect().propose([Propose(HISTORY, (1,), 0.7, ("go east",))])
+    assert server.bodies == []
+
+
+def test_an_episode_through_a_server(server: Server, connect: Connect) -> None:
+    """The search needs nothing of a policy but `propose`: corridor, played by a model that walks east."""
+
+    def walk(_: int, body: dict[str, Any]) -> tuple[int, dict[str, str], str]:
+        return ok(body, choices=[{"message": {"content": "Thought: On.\nAction: Go East"}}])
+
+    server.answer = walk
+    corridor = get_definition("corridor")
+    options = {"length": 5, "rooms": 3}
+    spec = next(corridor.panels(options, "train", 0))
+
+    def start(env: TextEnv) -> Any:
+        return single(env, corridor, spec, Sampling(0.0, 0), method="sft", seed=0)
+
+    ((_, (episode,)),) = drive([start], [make_env(corridor, options, 6)], connect())
+    assert [step.action for step in episode.steps] == ["go east"] * 6
+    assert episode.steps[-1].truncated
+    assert [len(body["messages"]) for body in server.bodies] == [2, 4, 6, 8, 10, 12]
+    assert server.bodies[-1]["messages"][2] == {"role": "assistant", "content": "Thought: On.\nAction: go east"}
+    assert (episode.cost.policy_calls, episode.cost.env_steps) == (6, 6)
+
+
+def run_python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_nothing_heavy_is_imported() -> None:
+    """Neither the module nor a policy needs a model library, and the module itself not even httpx."""
+    code = """
+import sys
+from qlass.policies.server import ServerPolicy, ServerSettings
+print("httpx" in sys.modules)
+ServerPolicy(ServerSettings("http://127.0.0.1:1/v1", "m", 8), str.lower).close()
+print(sorted({"torch", "transformers", "numpy", "pandas", "mlflow"} & set(sys.modules)))
+"""
+    assert run_python(code).splitlines() == ["False", "[]"]
+
+
+def test_without_httpx() -> None:
+    code = """
+import sys
+sys.modules["httpx"] = None
+from qlass.errors import DependencyNotInstalled
+from qlass.policies.server import ServerPolicy, ServerSettings
+try:
+    ServerPolicy(ServerSettings("http://127.0.0.1:1/v1", "m", 8), str.lower)
+except DependencyNotInstalled as error:
+    print(error)
+"""
+    assert "pip install qlass[serve]" in run_python(code)

@@ -1,0 +1,128 @@
+"""The page as a document: well formed, nothing loaded from outside, nothing unescaped, calm about gaps."""
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+
+from qlass.jsonl import write_records
+from qlass.records import Episode
+from qlass.report import EnvInputs, ReportInputs, ReportSettings, build_report
+
+QUICK = ReportSettings(bootstrap=50)
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Checks nesting while parsing; keeps attributes."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.open, self.attributes = [], []
+        self.feed(html)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def values(self, *names):
+        return [value for _, name, value in self.attributes if name in names]
+
+
+@pytest.fixture
+def built(samples, tmp_path):
+    inputs = samples.write_samples(tmp_path, tasks=6, trees=4)
+    build_report(inputs, QUICK)
+    return inputs
+
+
+def page(inputs):
+    return (inputs.out / "index.html").read_text(encoding="utf-8")
+
+
+def test_page_is_well_formed_and_its_links_lead_somewhere(built):
+    parsed = Page(page(built))
+    ids = parsed.values("id")
+    assert len(ids) == len(set(ids))
+    inside = [value[1:] for value in parsed.values("href") if value.startswith("#")]
+    assert inside
+    assert set(inside) <= set(ids)
+
+
+def test_page_loads_nothing_from_outside(built):
+    html = page(built)
+    parsed = Page(html)
+    loads = [(tag, value) for tag, name, value in parsed.attributes if name in ("src", "srcset", "data", "action")]
+    assert loads == []
+    assert [value for tag, name, value in parsed.attributes if tag == "link" and name == "href"] == ["data:,"]
+    assert [v for v in parsed.values("href") if re.match(r"(?i)\s*(https?:|//|javascript:)", v)] == []
+    style = re.search(r"<style>(.*?)</style>", html, re.S).group(1)
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_text_from_the_environment_is_escaped(samples, tmp_path):
+    inputs = samples.write_samples(tmp_path, tasks=1, trees=1)
+    path = tmp_path / "nasty.jsonl"
+    good = samples.episode("qlass", "test_seen", 0, 0)
+    bad = replace(samples.episode("sft", "test_seen", 0, 0), outcome=0.0)
+    nasty = replace(
+        good,
+        outcome=1.0,
+        observation=samples.NASTY,
+        steps=(replace(good.steps[0], action="<b>go</b>", thought="a < b & c", observation="\ud800\x00<i>"),),
+        candidates=((("<b>go</b>", 0.7), ("</ul><script>1</script>", 0.2)),),
+    )
+    write_records(path, [nasty], Episode)
+    write_records(tmp_path / "sft.jsonl", [bad], Episode)
+    env = replace(
+        inputs.envs[0],
+        label="A & <B>",
+        episodes={("qlass", "test_seen"): path, ("sft", "test_seen"): tmp_path / "sft.jsonl"},
+    )
+    build_report(replace(inputs, envs=(env,), facts=(("<k>", "\"v'"),)), QUICK)
+    html = page(inputs)
+    assert html.count("<script") == 1
+    assert "<img" not in html
+    assert "<b>go</b>" not in html
+    assert "&lt;b&gt;go&lt;/b&gt;" in html
+    assert "&lt;script&gt;1&lt;/script&gt;" in html
+    assert "\x00" not in html
+    assert "A &amp; &lt;B&gt;" in html
+    Page(html)
+
+
+def test_everything_may_be_missing(tmp_path):
+    env = EnvInputs(
+        name="alfworld",
+        label="Toy world",
+        episodes={("qlass", "test_seen"): tmp_path / "qlass-test_seen" / "episodes.jsonl"},
+        trees=tmp_path / "trees.jsonl",
+    )
+    inputs = ReportInputs(tmp_path / "report", (env,))
+    build_report(inputs, QUICK)
+    html = page(inputs)
+    Page(html)
+    assert "Nothing has been evaluated on Toy world yet." in html
+    assert "episodes.jsonl does not exist" in html
+    assert "trees.jsonl does not exist" in html
+    assert "QNet calibration: not part of this run." in html
+    assert str(tmp_path) not in html
+    assert json.loads((inputs.out / "summary.json").read_text()) == {"rows": [], "metrics": {}}
+
+
+def test_two_environments_share_a_page(samples, tmp_path):
+    inputs = samples.write_samples(tmp_path, tasks=2, trees=1)
+    other = EnvInputs("corridor", "Corridor", {})
+    build_report(replace(inputs, envs=(*inputs.envs, other)), QUICK)
+    html = page(inputs)
+    ids = Page(html).values("id")
+    assert len(ids) == len(set(ids))
+    assert {"alfworld", "corridor"} <= set(ids)

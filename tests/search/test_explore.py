@@ -1,0 +1,374 @@
+"""Exploration trees of corridor: what every tree must be, whatever the budget, the seed and the order of expansion."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qlass.envs import make_env
+from qlass.envs.base import EnvDefinition
+from qlass.errors import EnvironmentFault, ReplayDivergence
+from qlass.labels import label_tree
+from qlass.policies.base import Propose, Proposed
+from qlass.policies.scripted import ScriptedPolicy
+from qlass.records import ExplorationTree, History, Message, Node, Step, TaskSpec, Trajectory
+from qlass.search.branch import Sampling
+from qlass.search.driver import drive
+from qlass.search.explore import ExploreSettings, explore
+
+from .conftest import MAX_STEPS, OPTIONS, CountedEnv, CountedPolicy, wander
+
+UNLIMITED = 10**6
+ROOT = -1
+
+
+@dataclass(frozen=True)
+class Case:
+    """One exploration: which task, which budget, which draws."""
+
+    task: int
+    settings: ExploreSettings
+    seed: int
+
+
+cases = st.builds(
+    Case,
+    task=st.integers(0, 23),
+    settings=st.builds(
+        ExploreSettings,
+        width=st.integers(1, 3),
+        depth=st.integers(1, 4),
+        expert_branch=st.booleans(),
+        max_redraws=st.integers(0, 3),
+        max_nodes=st.just(UNLIMITED),
+    ),
+    seed=st.integers(0, 5),
+)
+
+
+class Explorer:
+    """Grows trees, each on a fresh engine with a fresh policy."""
+
+    def __init__(self, corridor: EnvDefinition, specs: list[TaskSpec], experts: list[Trajectory]) -> None:
+        self.corridor, self.specs, self.experts = corridor, specs, experts
+
+    def policy(self) -> CountedPolicy:
+        return CountedPolicy(ScriptedPolicy(wander, self.corridor.normalise_action))
+
+    def env(self) -> CountedEnv:
+        return CountedEnv(make_env(self.corridor, OPTIONS, MAX_STEPS))
+
+    def start(self, case: Case, **changes: Any) -> Callable[[Any], Any]:
+        return lambda env: explore(
+            env,
+            self.corridor,
+            self.specs[case.task],
+            case.settings,
+            changes.pop("sampling", Sampling(0.7, case.seed)),
+            changes.pop("expert", self.experts[case.task]),
+            **changes,
+        )
+
+    def grow(self, case: Case, **changes: Any) -> tuple[ExplorationTree, CountedEnv, CountedPolicy]:
+        env, policy = self.env(), self.policy()
+        ((_, tree),) = drive([self.start(case, **changes)], [env], policy)
+        return tree, env, policy
+
+
+@pytest.fixture(scope="module")
+def explorer(corridor: EnvDefinition, specs: list[TaskSpec], experts: list[Trajectory]) -> Explorer:
+    return Explorer(corridor, specs, experts)
+
+
+def children_of(tree: ExplorationTree) -> dict[int, list[Node]]:
+    found: dict[int, list[Node]] = defaultdict(list)
+    for node in tree.nodes:
+        found[node.parent_id].append(node)
+    return found
+
+
+def branches_of(tree: ExplorationTree) -> list[list[Node]]:
+    """Return the nodes that each rollout created, and those of the expert, from the first to the leaf."""
+    children, branches = children_of(tree), []
+    for node in tree.nodes:
+        if node.origin == "expansion" or (node.origin == "expert" and node.parent_id == ROOT):
+            kind = "rollout" if node.origin == "expansion" else "expert"
+            branch = [node]
+            while further := [child for child in children[branch[-1].node_id] if child.origin == kind]:
+                (child,) = further
+                branch.append(child)
+            branches.append(branch)
+    assert sum(map(len, branches)) == len(tree.nodes)
+    return branches
+
+
+def shape_of(tree: ExplorationTree) -> dict[str, Any]:
+    """Return everything about a tree but the numbers of its nodes."""
+    children = children_of(tree)
+
+    def below(parent: int) -> list[Any]:
+        return [(node.step, node.origin, node.logprob, node.depth, below(node.node_id)) for node in children[parent]]
+
+    return {
+        "nodes": below(ROOT),
+        **{name: getattr(tree, name) for name in tree.__slots__ if name != "nodes"},
+    }
+
+
+@given(case=cases)
+def test_a_tree_is_a_tree_within_its_budget(explorer: Explorer, case: Case) -> None:
+    tree, _, _ = explorer.grow(case)
+    budget, children = case.settings, children_of(tree)
+    assert tree.task_id == explorer.specs[case.task].task_id
+    assert not tree.capped
+    for number, node in enumerate(tree.nodes):
+        assert node.node_id == number > node.parent_id >= ROOT
+        assert node.depth == 1 + (tree.nodes[node.parent_id].depth if node.parent_id >= 0 else 0)
+        ended = node.step.terminated or node.step.truncated
+        assert ended == (not children[number])
+    for parent in (ROOT, *range(len(tree.nodes))):
+        actions = [node.step.action for node in children[parent]]
+        assert len(set(actions)) == len(actions)
+        assert all(action == explorer.corridor.normalise_action(action) for action in actions)
+        depth = tree.nodes[parent].depth if parent >= 0 else 0
+        expert_at_root = parent == ROOT and budget.expert_branch
+        assert len(actions) <= (budget.width + expert_at_root if depth < budget.depth else 1)
+    assert len(label_tree(tree, 0.9)) == len(tree.nodes)
+
+
+@given(case=cases)
+def test_every_branch_replays_in_a_fresh_engine(explorer: Explorer, case: Case) -> None:
+    tree, _, _ = explorer.grow(case)
+    children = children_of(tree)
+    for leaf in tree.nodes:
+        if children[leaf.node_id]:
+            continue
+        path = [leaf]
+        while path[0].parent_id != ROOT:
+            path.insert(0, tree.nodes[path[0].parent_id])
+        env = explorer.env()
+        assert env.reset(explorer.specs[case.task])[0] == tree.observation
+        for node in path:
+            observation, reward, terminated, truncated, info = env.step(node.step.action)
+            expected = Step(node.step.thought, node.step.action, observation, reward, terminated, truncated)
+            assert replace(node.step, valid=True) == expected
+            assert info["valid"] or not node.step.valid
+
+
+@given(case=cases)
+def test_the_stop_rule(explorer: Explorer, case: Case) -> None:
+    """Below a branch without reward nothing is expanded; on the others every node above the depth is."""
+    tree, _, _ = explorer.grow(case)
+    children, width = children_of(tree), case.settings.width
+    stopped = narrow = 0
+    narrow += len(children[ROOT]) < width + any(node.origin == "expert" for node in children[ROOT])
+    for branch in branches_of(tree):
+        outcome = branch[-1].step.reward
+        for node in branch[:-1]:
+            if node.depth >= case.settings.depth:
+                assert len(children[node.node_id]) == 1
+            elif outcome == 0:
+                assert len(children[node.node_id]) == 1
+                stopped += 1
+            else:
+                narrow += len(children[node.node_id]) < width
+    assert (tree.stopped, tree.narrow) == (stopped, narrow)
+
+
+@given(case=cases)
+def test_costs_are_counted_exactly(explorer: Explorer, case: Case) -> None:
+    tree, env, policy = explorer.grow(case)
+    assert tree.cost == replace(policy.cost, env_steps=len(env.executed))
+    assert tree.cost.env_steps == len(tree.nodes)
+    sampled = sum(node.origin != "expert" for node in tree.nodes)
+    assert policy.proposals == sampled + tree.redraws
+    seeds = [seed for batch in policy.batches for request in batch for seed in request.seeds]
+    assert len(set(seeds)) == len(seeds) == policy.proposals  # no draw is ever repeated
+
+
+@given(case=cases)
+def test_nodes_are_expanded_first_in_first_out(explorer: Explorer, case: Case) -> None:
+    tree, _, _ = explorer.grow(case, wave=1)
+    branches = branches_of(tree)
+    queue, order = [ROOT], []
+
+    def finish(branch: list[Node]) -> None:
+        if branch[-1].step.reward > 0:
+            queue.extend(node.node_id for node in branch[:-1] if node.depth < case.settings.depth)
+
+    for branch in branches:
+        if branch[0].origin == "expert":
+            finish(branch)
+    while queue:
+        parent = queue.pop(0)
+        grown = [branch for branch in branches if branch[0].parent_id == parent and branch[0].origin == "expansion"]
+        order += [branch[0].node_id for branch in grown]
+        for branch in grown:
+            finish(branch)
+    assert order == [node.node_id for node in tree.nodes if node.origin == "expansion"]
+
+
+@given(case=cases, wave=st.sampled_from([2, 3, 8]))
+def test_a_wave_gives_the_tree_of_one_by_one(explorer: Explorer, case: Case, wave: int) -> None:
+    together, env, _ = explorer.grow(case, wave=wave)
+    alone, other, _ = explorer.grow(case, wave=1)
+    assert shape_of(together) == shape_of(alone)
+    assert sorted(env.executed) == sorted(other.executed)
+
+
+@given(case=cases, max_nodes=st.integers(1, 60))
+def test_the_node_budget(explorer: Explorer, case: Case, max_nodes: int) -> None:
+    """One by one, a capped tree is the beginning of the whole tree, cut after the expansion that filled the budget."""
+    whole, _, _ = explorer.grow(case, wave=1)
+    limited = replace(case, settings=replace(case.settings, max_nodes=max_nodes))
+    tree, _, _ = explorer.grow(limited, wave=1)
+    assert tree.nodes == whole.nodes[: len(tree.nodes)]
+    assert tree.capped == (tree.cost != whole.cost)
+    if tree.capped:
+        assert len(tree.nodes) >= max_nodes
+    else:
+        assert tree == whole
+    waves, _, _ = explorer.grow(limited)
+    assert waves.capped <= (len(waves.nodes) >= max_nodes)
+    assert len(label_tree(waves, 0.9)) == len(waves.nodes)
+
+
+@settings(max_examples=15)
+@given(case=cases)
+def test_the_expert_hangs_under_the_root(explorer: Explorer, case: Case) -> None:
+    with_expert = replace(case, settings=replace(case.settings, expert_branch=True))
+    tree, _, _ = explorer.grow(with_expert)
+    expert = explorer.experts[case.task]
+    chain = tree.nodes[: len(expert.steps)]
+    assert [node.step for node in chain] == list(expert.steps)
+    assert [node.parent_id for node in chain] == list(range(-1, len(chain) - 1))
+    assert {node.origin for node in chain} == {"expert"}
+    assert "expert" not in {node.origin for node in tree.nodes[len(chain) :]}
+    without = replace(case, settings=replace(case.settings, expert_branch=False))
+    assert "expert" not in {node.origin for node in explorer.grow(without)[0].nodes}
+    assert explorer.grow(with_expert, expert=None)[0] == explorer.grow(without)[0]
+
+
+def a_case(**changes: Any) -> Case:
+    budget = {"width": 2, "depth": 3, "expert_branch": True, "max_redraws": 4, "max_nodes": UNLIMITED}
+    return Case(1, ExploreSettings(**budget | changes), 0)
+
+
+def test_an_expert_that_writes_actions_in_another_way(explorer: Explorer) -> None:
+    """Siblings differ by what the environment executes, not by how it is written."""
+    expert = explorer.experts[1]
+    loud = replace(expert, steps=tuple(replace(step, action=f" {step.action.upper()}. ") for step in expert.steps))
+    tree, _, _ = explorer.grow(a_case(), expert=loud)
+    plain_tree, _, _ = explorer.grow(a_case())
+    assert len(tree.nodes) > len(expert.steps)
+    for siblings in children_of(tree).values():
+        actions = [explorer.corridor.normalise_action(node.step.action) for node in siblings]
+        assert len(set(actions)) == len(actions)
+    assert [node.parent_id for node in tree.nodes] == [node.parent_id for node in plain_tree.nodes]
+
+
+@pytest.mark.parametrize("change", ["first observation", "observation", "reward", "truncated"])
+def test_another_expert_is_a_divergence(explorer: Explorer, change: str) -> None:
+    expert = explorer.experts[1]
+    *steps, last = expert.steps
+    wrong = {
+        "first observation": replace(expert, observation="You are elsewhere."),
+        "observation": replace(expert, steps=(replace(steps[0], observation="?"), *steps[1:], last)),
+        "reward": replace(expert, steps=(*steps, replace(last, reward=0.5))),
+        "truncated": replace(expert, steps=(*steps, replace(last, truncated=True, terminated=False))),
+    }[change]
+    message = rf"{re.escape(expert.task_id)}: replaying the expert.*run the expert stage again"
+    with pytest.raises(ReplayDivergence, match=message):
+        explorer.grow(a_case(), expert=wrong)
+
+
+def test_equal_draws_are_redrawn_up_to_the_limit(corridor: EnvDefinition, explorer: Explorer) -> None:
+    policy = CountedPolicy(ScriptedPolicy(lambda history, rng: "Action: go east", corridor.normalise_action))
+    case = a_case(width=3, expert_branch=False, depth=1)
+    ((_, tree),) = drive([explorer.start(case)], [explorer.env()], policy)
+    assert len(children_of(tree)[ROOT]) == 1
+    assert (tree.narrow, tree.redraws) == (1, 2 + 4 * 2)  # two of the first three, then four times two
+    assert [len(request.seeds) for batch in policy.batches[:5] for request in batch] == [3, 2, 2, 2, 2]
+    seeds = [seed for batch in policy.batches for request in batch for seed in request.seeds]
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_greedy_draws_never_repeat_a_path(explorer: Explorer) -> None:
+    tree, _, _ = explorer.grow(a_case(width=3, max_redraws=1), sampling=Sampling(0.0, 0))
+    assert tree.narrow > 0
+    assert len(label_tree(tree, 0.9)) == len(tree.nodes)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 12])
+def test_trees_do_not_depend_on_the_number_of_engines(explorer: Explorer, count: int) -> None:
+    starts = [explorer.start(replace(a_case(), task=task)) for task in range(12)]
+    found = dict(drive(starts, [explorer.env() for _ in range(count)], explorer.policy()))
+    assert found == {task: explorer.grow(replace(a_case(), task=task))[0] for task in range(12)}
+
+
+def test_another_seed_gives_another_tree(explorer: Explorer) -> None:
+    one, _, _ = explorer.grow(a_case())
+    assert explorer.grow(a_case())[0] == one
+    assert explorer.grow(replace(a_case(), seed=1))[0].nodes != one.nodes
+
+
+@pytest.mark.parametrize("step", [0, 3])
+def test_a_broken_engine_is_an_error(explorer: Explorer, step: int) -> None:
+    """A tree has no field for an error: a training task that cannot be played must be seen."""
+    env, fault = explorer.env(), EnvironmentFault("the engine died")
+    env.faults = {(explorer.specs[1].task_id, step): fault}
+    with pytest.raises(EnvironmentFault, match="the engine died"):
+        list(drive([explorer.start(a_case())], [env], explorer.policy()))
+
+
+class Chooser:
+    """Answers with admissible actions in turn, as many as there are seeds."""
+
+    def __init__(self) -> None:
+        self.seen: set[tuple[str, ...]] = set()
+
+    def propose(self, requests: Any) -> list[Proposed]:
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request: Propose) -> Proposed:
+        self.seen.add(request.admissible)
+        replies = ScriptedPolicy(lambda _, rng: f"Action: {rng.choice(request.admissible)}", str)
+        (answer,) = replies.propose([request])
+        return Proposed(answer.proposals[: len(request.admissible)], answer.prompt_tokens)
+
+
+def test_admissible_candidates(explorer: Explorer) -> None:
+    chooser = Chooser()
+    start = explorer.start(a_case(), sampling=Sampling(0.7, 0, "admissible"))
+    ((_, tree),) = drive([start], [explorer.env()], chooser)
+    assert all(node.step.valid for node in tree.nodes)
+    assert len(chooser.seen) > 3
+    assert () not in chooser.seen
+
+
+def test_requests_carry_the_whole_history(explorer: Explorer) -> None:
+    tree, _, policy = explorer.grow(a_case())
+    lookup: dict[History, int] = {}
+    instruction = Message("system", explorer.corridor.instruction)
+
+    def walk(parent: int, history: History, children: dict[int, list[Node]]) -> None:
+        lookup[history] = parent
+        for node in children[parent]:
+            reply = f"Thought: {node.step.thought}\n" if node.step.thought else ""
+            messages = (
+                Message("assistant", f"{reply}Action: {node.step.action}"),
+                Message("user", node.step.observation),
+            )
+            walk(node.node_id, (*history, *messages), children)
+
+    walk(ROOT, (instruction, Message("user", tree.observation)), children_of(tree))
+    asked = [request.history for batch in policy.batches for request in batch]
+    assert set(asked) <= set(lookup)
+    assert lookup[asked[0]] == ROOT

@@ -1,0 +1,164 @@
+"""The real pipeline below real DVC, with a random model of two layers: every stage, once; then what is reused."""
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qlass.jsonl import read_json
+from tasks import dvcfiles, paths, pipeline, tracking
+
+SMALL = {
+    "run.splits": ["test_seen"],
+    "envs.corridor.panel": {"train": 12, "dev": 3, "test_seen": 4, "test_unseen": 4},
+    "sft.epochs": 1,
+    "sft.backend": "torch",
+    "explore.tasks": 6,
+    "explore.depth": 2,
+    "explore.max_nodes": 40,
+    "explore.max_new_tokens": 4,
+    "qnet.epochs": 1,
+    "qnet.backend": "torch",
+    "qnet.head_width": 16,
+    "qnet.validation_fraction": 0.4,
+    "evaluate.max_new_tokens": 4,
+    "evaluate.seeds": [0],
+    "evaluate.proposals": 4,
+    "tracking.max_traces": 20,
+}
+Params = Callable[[dict[str, Any]], None]
+
+
+def dvc(project: Path, *arguments: str) -> str:
+    command = [sys.executable, "-m", "dvc", *arguments]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def small(project: Path, params: Params, tiny_policy: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a project in which every stage takes seconds."""
+    params(SMALL)
+    shutil.copytree(tiny_policy, project / "models" / "reader-3m")
+    # The code of a stage is that of the project, also where this process has the repository's.
+    monkeypatch.setenv("PYTHONPATH", str(project))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    dvc(project, "init", "--no-scm", "-q")
+    return project
+
+
+def parents(project: Path) -> list[object]:
+    client = tracking.connect(project)
+    experiment = client.get_experiment_by_name("qlass")
+    assert experiment is not None
+    query = "tags.kind = 'pipeline'"
+    return list(client.search_runs([experiment.experiment_id], query, order_by=["attributes.start_time ASC"]))
+
+
+def pointers(project: Path) -> dict[str, str]:
+    return {str(path): read_json(path)["run_id"] for path in sorted((project / paths.RUNS).rglob("*.json"))}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_whole_pipeline_runs_and_reuses(small: Path, params: Params, capsys: pytest.CaptureFixture[str]) -> None:
+    assert pipeline.main([]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"qnet@corridor +ran +run [0-9a-f]{32}", shown)
+    assert "qlass-corridor version 1 (champion)" in shown
+    assert f"report: {small / 'data/report/index.html'}" in shown
+    assert f"mlflow ui --backend-store-uri sqlite:///{small / 'mlflow.db'}" in shown
+    outs = [small / out for cell in dvcfiles.cells(small) for out in cell.outs]
+    assert [str(out) for out in outs if not out.exists()] == []
+    assert not [path for path in (small / ".work").rglob("*") if path.is_file()]
+
+    client = tracking.connect(small)
+    (parent,) = parents(small)
+    assert "eval/corridor/qlass-test_seen/success_rate" in parent.data.metrics
+    lock = dvcfiles.read_lock(small)
+    first = pointers(small)
+    for cell in dvcfiles.cells(small):
+        run = client.get_run(read_json(small / cell.pointer)["run_id"])
+        assert run.info.status == "FINISHED"
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert run.data.tags["dvc.stage"] == cell.name
+        assert run.data.tags["dvc.lock"] == dvcfiles.lock_hash(lock[cell.name])
+    qnet = client.get_run(read_json(small / paths.run_pointer("qnet", "corridor"))["run_id"])
+    digests = {item.dataset.name: item.dataset.digest for item in qnet.inputs.dataset_inputs}
+    assert digests["data/sft/corridor/policy"] == dvcfiles.output_hashes(small)["data/sft/corridor/policy"]
+    evaluated = client.get_run(
+        read_json(small / paths.run_pointer("evaluate", "corridor", "qlass", "test_seen"))["run_id"]
+    )
+    assert len(client.search_traces(locations=[evaluated.info.experiment_id], run_id=evaluated.info.run_id)) == 4
+    assert dvc(small, "status").strip() == "Data and pipelines are up to date."
+
+    assert pipeline.main([]) == 0
+    assert re.search(rf"qnet@corridor +reused +run {qnet.info.run_id}", capsys.readouterr().out)
+    assert pointers(small) == first
+
+    params({"evaluate.proposals": 2})
+    assert pipeline.main([]) == 0
+    assert {key for key, run in pointers(small).items() if run != first[key]} == {
+        str(small / paths.run_pointer("evaluate", "corridor", "qlass", "test_seen")),
+        str(small / paths.run_pointer("evaluate", "corridor", "sft", "test_seen")),
+        str(small / paths.run_pointer("report")),
+    }
+    params({"evaluate.proposals": 4})
+    dvc(small, "repro")  # without the pipeline program: from the run cache, with the runs that made it
+    assert pointers(small) == first
+
+
+@pytest.mark.slow
+def test_a_stopped_pipeline_leaves_no_process_and_a_closed_run(small: Path) -> None:
+    with (small / "tasks" / "expert.py").open("r+") as file:
+        text = file.read().replace("    name, settings = ", "    import time; time.sleep(120)\n    name, settings = ")
+        file.seek(0)
+        file.write(text)
+    with subprocess.Popen([sys.executable, "-m", "tasks.pipeline", "expert@corridor"], cwd=small) as process:
+        deadline = time.monotonic() + 120
+        while not children_of("tasks.expert corridor") or not parents_children(small):
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 143
+    assert children_of("tasks.expert corridor") == []
+    (parent,) = parents(small)
+    assert parent.info.status == "KILLED"
+
+
+def parents_children(project: Path) -> bool:
+    """Say whether a stage has opened its run."""
+    client = tracking.connect(project)
+    experiment = client.get_experiment_by_name("qlass")
+    return experiment is not None and len(client.search_runs([experiment.experiment_id])) == 2
+
+
+def children_of(text: str) -> list[int]:
+    """Return the processes with this text in their command line."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            cwd = str((folder / "cwd").readlink())
+        except OSError:
+            continue
+        if text in command and cwd == str(Path.cwd()):
+            found.append(int(folder.name))
+    return found
+
+
+@pytest.mark.slow
+def test_a_failing_stage_fails_the_pipeline(small: Path, params: Params) -> None:
+    params({"envs.corridor.max_steps": 1})
+    assert pipeline.main(["expert@corridor"]) != 0
+    (parent,) = parents(small)
+    assert parent.info.status == "FAILED"

@@ -1,0 +1,158 @@
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qlass.envs import get_definition, make_env
+from qlass.envs.base import Info, StepResult, TextEnv
+from qlass.envs.panels import build_panel, load_panel
+from qlass.errors import ReplayDivergence
+from qlass.jsonl import read_json, read_records, write_records
+from qlass.labels import label_tree, read_labels
+from qlass.records import Cost, ExplorationTree, Node, Step, TaskSpec, Trajectory
+from tasks import demonstrate, expert, paths
+
+Stage = Callable[..., tuple[int, str]]
+Params = Callable[[dict[str, Any]], None]
+OPTIONS = {"length": 5, "rooms": 3}
+
+
+@pytest.fixture
+def corridor() -> Iterator[TextEnv]:
+    env = make_env(get_definition("corridor"), OPTIONS, 12)
+    yield env
+    env.close()
+
+
+@pytest.fixture
+def spec() -> TaskSpec:
+    return build_panel(get_definition("corridor"), OPTIONS, "train", 1, 0).tasks[0]
+
+
+class Forgetful(TextEnv):
+    """Wraps an engine and changes one observation."""
+
+    def __init__(self, env: TextEnv, number: int) -> None:
+        self.env, self.left = env, number
+
+    def reset(self, spec: TaskSpec, *, seed: int = 0) -> tuple[str, Info]:
+        return self.env.reset(spec, seed=seed)
+
+    def step(self, action: str) -> StepResult:
+        observation, *rest = self.env.step(action)
+        self.left -= 1
+        return (f"{observation}!" if self.left == 0 else observation, *rest)  # type: ignore[return-value]
+
+
+def test_an_expert_episode_is_played_and_verified(corridor: TextEnv, spec: TaskSpec) -> None:
+    played = demonstrate.play(corridor, get_definition("corridor"), spec, seed=0, thoughts=True)
+    assert (played.success, played.outcome, played.source) == (True, 1.0, "expert")
+    assert played.steps[0].thought
+    demonstrate.verify(corridor, spec, played)
+    silent = demonstrate.play(corridor, get_definition("corridor"), spec, seed=0, thoughts=False)
+    assert silent.steps == tuple(replace(step, thought="") for step in played.steps)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_another_observation_is_a_divergence(corridor: TextEnv, spec: TaskSpec, number: int) -> None:
+    played = demonstrate.play(corridor, get_definition("corridor"), spec, seed=0, thoughts=True)
+    with pytest.raises(ReplayDivergence, match=rf"corridor/train/00000: replay of step {number} gives"):
+        demonstrate.verify(Forgetful(corridor, number), spec, played)
+
+
+def test_the_expert_stage_writes_table_1(project: Path, stage: Stage) -> None:
+    code, log = stage("expert", "corridor")
+    assert code == 0, log
+    stats = read_json(project / paths.expert_stats("corridor"))
+    assert stats["tasks"] == {"train": 24, "dev": 8, "test_seen": 16, "test_unseen": 16}
+    assert (stats["success_rate"], stats["trajectories"]) == (100.0, 24)
+    assert {row["played"] for row in stats["by_category"].values()} == {8}
+    trajectories = read_records(project / paths.trajectories("corridor"), Trajectory)
+    assert stats["mean_turns"] == sum(len(one.steps) for one in trajectories) / 24
+    train = load_panel(project / paths.panel("corridor", "train"))
+    assert [one.task_id for one in trajectories] == [task.task_id for task in train.tasks]
+
+
+def test_an_expert_that_solves_nothing_is_an_error(project: Path, params: Params, stage: Stage) -> None:
+    params({"envs.corridor.max_steps": 1})
+    code, log = stage("expert", "corridor")
+    assert code == 3
+    assert "none of 24 tasks solved; raise envs.corridor.max_steps?" in log
+    assert not (project / "data").exists()
+
+
+def test_statistics_count_failures(spec: TaskSpec, corridor: TextEnv) -> None:
+    played = demonstrate.play(corridor, get_definition("corridor"), spec, seed=0, thoughts=True)
+    panels = {"train": build_panel(get_definition("corridor"), OPTIONS, "train", 2, 0)}
+    other = replace(played, task_id=panels["train"].tasks[1].task_id, success=False)
+    stats = expert.statistics(panels, [played, other])
+    assert (stats["played"], stats["trajectories"], stats["success_rate"]) == (2, 1, 50.0)
+    assert stats["mean_turns"] == len(played.steps)
+    assert stats["by_category"]["fetch"] == {"played": 1, "trajectories": 0, "success_rate": 0.0, "mean_turns": 0.0}
+
+
+def test_the_base_stage_copies_a_folder(project: Path, stage: Stage, tiny_policy: Path) -> None:
+    shutil.copytree(tiny_policy, project / "models" / "reader-3m")
+    (project / "models" / "reader-3m" / "optimizer.pt").write_bytes(b"a pickle")
+    code, log = stage("base")
+    assert code == 0, log
+    copied = {file.name: file.read_bytes() for file in (project / paths.BASE_POLICY).iterdir()}
+    assert copied == {file.name: file.read_bytes() for file in tiny_policy.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("damage", "code", "message"),
+    [
+        ("weights", 7, "no safetensors file was written"),
+        ("text", 7, "no safetensors (Error while deserializing"),
+        ("base.chat_format", 7, "has no token '<s>'"),
+        ("folder", 2, "base.source: found 'models/reader-3m': no such folder"),
+    ],
+)
+def test_a_base_policy_that_cannot_work_is_refused(
+    project: Path, params: Params, stage: Stage, tiny_policy: Path, damage: str, code: int, message: str
+) -> None:
+    folder = project / "models" / "reader-3m"
+    shutil.copytree(tiny_policy, folder)
+    if damage == "weights":
+        (folder / "model.safetensors").unlink()
+    elif damage == "text":
+        (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1")
+    elif damage == "folder":
+        shutil.rmtree(folder)
+    else:
+        params({damage: "llama-2"})
+    found, log = stage("base")
+    assert found == code, log
+    assert message in log
+
+
+def test_a_hub_model_becomes_a_pinned_pointer(project: Path, params: Params, stage: Stage) -> None:
+    params({"base.source": "meta-llama/Llama-2-7b-chat-hf"})
+    code, log = stage("base")
+    assert code == 2
+    assert "base.revision: found None; allowed: the 40 hexadecimal digits" in log
+    params({"base.revision": "a1" * 20})
+    assert stage("base")[0] == 0
+    pointer = {"source": "meta-llama/Llama-2-7b-chat-hf", "revision": "a1" * 20}
+    assert read_json(project / paths.BASE_POLICY / "pointer.json") == pointer
+
+
+def test_the_label_stage_labels_every_node(project: Path, stage: Stage) -> None:
+    end = Step("", "enter", "a room", 1.0, True, False)
+    nodes = (
+        Node(0, -1, 1, Step("", "go west", "a door", 0.0, False, False), "expert"),
+        Node(1, 0, 2, end, "expert"),
+        Node(2, -1, 1, replace(end, reward=0.0), "expansion"),
+    )
+    tree = ExplorationTree("corridor/train/00000", "start", nodes, 0, 0, 0, False, Cost())
+    flat = replace(tree, task_id="corridor/train/00001", nodes=(replace(nodes[2], node_id=0),))
+    write_records(project / paths.trees("corridor"), [tree, flat], ExplorationTree)
+    code, log = stage("label", "corridor")
+    assert code == 0, log
+    assert read_labels(project / paths.labels("corridor")) == [*label_tree(tree, 0.9), *label_tree(flat, 0.9)]
+    found = read_json(project / paths.metrics("label", "corridor"))
+    assert (found["trees"], found["labels"], found["flat_trees"], found["solved_trees"]) == (2, 4, 1, 1)

@@ -1,0 +1,134 @@
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from qlass.errors import StorageError
+from qlass.jsonl import read_json, write_json
+from qlass.records import Cost, Episode, Step
+from tasks import paths, registry, tracking
+
+STEPS = (Step("a thought", "go west", "a door", 0.0, False, False), Step("", "enter", "a room", 1.0, True, False))
+
+
+def episode(number: int) -> Episode:
+    candidates = ((("go west", 0.5), ("go east", 0.1)), (("enter", 0.9),))
+    return Episode(f"corridor/dev/{number}", "enter", "qlass", 0, 1.0, True, "start", STEPS, Cost(), "", candidates)
+
+
+def test_everything_about_a_run_is_found_again(project: Path) -> None:
+    parent = tracking.start_pipeline_run(project, tags={"extra": 1})
+    tracker = tracking.open_run("sft@corridor", "qlass", tags={"stage": "sft"}, parent=parent)
+    tracker.params({"sft": {"lr": 0.1, "lora": {"r": 8}}, "many": {str(n): n for n in range(150)}})
+    for step in range(1200):
+        tracker.metrics({"loss": 1 / (step + 1), "by": {"a b": 1, "text": "no"}}, step)
+    write_json(project / "data" / "sft" / "metrics.json", {"loss": 1})
+    tracker.dataset("data/base/policy", "0123456789abcdef0123456789abcdef.dir")
+    tracker.artifact(project / "data" / "sft" / "metrics.json")
+    tracker.table([{"a": 1, "b": "x"}], "table.json")
+    tracker.episodes([episode(n) for n in range(3)], limit=2)
+    tracker.finish()
+    assert tracker.client is not None
+
+    client = tracking.connect(project)
+    run = client.get_run(str(tracker.run_id))
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["mlflow.parentRunId"] == parent
+    assert run.data.params["sft.lora.r"] == "8"
+    assert len(run.data.params) == 152
+    assert len(client.get_metric_history(run.info.run_id, "loss")) == 1200
+    assert "by/a b" in run.data.metrics
+    assert "by/text" not in run.data.metrics
+    (found,) = run.inputs.dataset_inputs
+    assert (found.dataset.name, found.dataset.digest) == ("data/base/policy", "0123456789abcdef0123456789abcdef.dir")
+    assert {item.path for item in client.list_artifacts(run.info.run_id)} == {"metrics.json", "table.json"}
+    assert Path(run.info.artifact_uri.removeprefix("file://")).is_relative_to(project / "mlruns")
+    assert client.load_table(tracker.experiment, "table.json", [run.info.run_id]).values.tolist() == [[1, "x"]]
+    traces = client.search_traces(locations=[str(tracker.experiment)], run_id=run.info.run_id)
+    assert len(traces) == 2
+    spans = {span.name: span for span in traces[0].data.spans}
+    assert len(spans) == 3
+    assert spans["go west"].inputs == {"observation": "start"}
+    assert spans["go west"].attributes["candidates"][0] == {"action": "go west", "q": 0.5}
+
+
+def test_the_five_identities_are_tags(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVC_EXP_NAME", "wide-trees")
+    monkeypatch.setenv("DVC_STAGE", "sft@corridor")
+    monkeypatch.setenv("QLASS_FLOW_RUN_ID", "flow-1")
+    for command in ("init -q", "add params.yaml", "-c user.name=a -c user.email=a@b commit -q -m x"):
+        subprocess.run(["git", *command.split()], cwd=project, check=True)
+    tracker = tracking.open_run("sft@corridor", "qlass")
+    tags = tracking.connect(project).get_run(str(tracker.run_id)).data.tags
+    assert len(tags["git.commit"]) == 40
+    assert tags["git.dirty"] == "true"  # the rest of the project is not committed
+    assert (tags["dvc.exp_name"], tags["dvc.stage"]) == ("wide-trees", "sft@corridor")
+    assert tags["prefect.flow_run_id"] == "flow-1"
+
+
+def test_a_run_that_was_killed_is_closed_by_the_next(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVC_STAGE", "sft@corridor")
+    killed = tracking.open_run("sft@corridor", "qlass")
+    other = tracking.open_run("sft@other", "qlass")
+    tracking.open_run("sft@corridor", "qlass").finish()
+    client = tracking.connect(project)
+    assert client.get_run(str(killed.run_id)).info.status == "KILLED"
+    assert client.get_run(str(other.run_id)).info.status == "RUNNING"
+
+
+def test_mlflow_run_id_does_not_merge_runs(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = tracking.open_run("a", "qlass")
+    monkeypatch.setenv("MLFLOW_RUN_ID", str(first.run_id))
+    assert tracking.open_run("b", "qlass").run_id != first.run_id
+
+
+def test_an_unreachable_server_is_a_warning(
+    project: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{closed_port()}")
+    tracker = tracking.open_run("sft@corridor", "qlass")
+    tracker.metrics({"loss": 1.0})
+    tracker.episodes([episode(0)], 1)
+    tracker.finish()
+    tracker.write_pointer(project / "runs" / "sft.json")
+    assert read_json(project / "runs" / "sft.json") == {"run_id": None, "experiment_id": None}
+    assert len([record for record in caplog.records if "tracking=down" in record.message]) == 1
+    assert tracking.start_pipeline_run(project) is None
+    assert tracking.finish_pipeline_run(project, None) == []
+
+
+def test_what_mlflow_refuses_is_a_warning_and_the_run_is_closed(
+    project: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker = tracking.open_run("sft@corridor", "qlass")
+    tracker.params({"a": 1})
+    tracker.params({"a": 2})  # MLflow does not let a parameter change
+    tracker.metrics({"loss": 1.0})
+    tracker.finish()
+    assert len([record for record in caplog.records if "tracking=down" in record.message]) == 1
+    assert tracking.connect(project).get_run(str(tracker.run_id)).info.status == "FINISHED"
+
+
+def test_registering_is_strict(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{closed_port()}")
+    with pytest.raises(StorageError, match=r"cannot register qlass-corridor.*run `python -m tasks.register`"):
+        registry.Registry("qlass-corridor", "qlass", project)
+
+
+def test_the_store_lies_in_the_repository_also_for_queued_experiments(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert tracking.tracking_uri() == f"sqlite:///{project / 'mlflow.db'}"
+    monkeypatch.setenv("DVC_ROOT", str(project))
+    monkeypatch.chdir(project / "qlass")
+    assert paths.repository() == project
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    assert tracking.tracking_uri() == "http://127.0.0.1:1"
+
+
+def closed_port() -> int:
+    """Return a port on which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

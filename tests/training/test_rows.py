@@ -1,0 +1,68 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qlass.errors import DataError
+from qlass.training.batches import epoch_batches, micro_batches
+from qlass.training.loop import learning_rate
+from qlass.training.rows import collate, load_rows, make_row, rows_digest, save_rows
+
+
+def test_a_row_ends_at_its_last_supervised_position() -> None:
+    row = make_row([5, 6, 7, 8, 9], [1, 2], [7, 8])
+    assert row.ids.tolist() == [5, 6, 7]
+    assert row.weights.tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(("positions", "targets"), [([], []), ([0], []), ([3], [1.0]), ([-1], [1.0])])
+def test_a_row_that_is_none_is_refused(positions: list[int], targets: list[float]) -> None:
+    with pytest.raises(DataError):
+        make_row([1, 2, 3], positions, targets)
+
+
+def test_collate_exactly() -> None:
+    batch = collate([make_row([5, 6, 7], [0, 2], [6, 1], [0.5, 2]), make_row([8, 9], [1], [3])])
+    assert batch.ids.tolist() == [[5, 6, 7], [8, 9, 0]]
+    assert batch.rows.tolist() == [0, 0, 1]
+    assert batch.positions.tolist() == [0, 2, 1]
+    assert batch.targets.tolist() == [6.0, 1.0, 3.0]
+    assert batch.weights.tolist() == [0.5, 2.0, 1.0]
+
+
+def test_rows_survive_the_disk(tmp_path: Path) -> None:
+    rows = [make_row([5, 6, 7], [0, 2], [6, 1], [0.5, 2]), make_row([8, 9], [1], [0.1])]
+    save_rows(tmp_path / "rows.safetensors", rows)
+    back = load_rows(tmp_path / "rows.safetensors")
+    assert rows_digest(back) == rows_digest(rows) != rows_digest(rows[::-1])
+    assert [row.ids.tolist() for row in back] == [[5, 6, 7], [8, 9]]
+
+
+def test_an_epoch_holds_every_row_once_and_depends_on_seed_and_epoch_only() -> None:
+    batches = epoch_batches(21, 8, seed=3, epoch=1)
+    assert [len(batch) for batch in batches] == [8, 8, 5]
+    assert sorted(row for batch in batches for row in batch) == list(range(21))
+    assert batches == epoch_batches(21, 8, seed=3, epoch=1)
+    assert batches != epoch_batches(21, 8, seed=3, epoch=2) != epoch_batches(21, 8, seed=4, epoch=2)
+
+
+def test_micro_batches_hold_rows_of_similar_length() -> None:
+    lengths = {0: 100, 1: 95, 2: 50, 3: 49, 4: 48, 5: 400}
+    assert micro_batches(list(lengths), lengths, 200, 4, 0, 1) == [[5], [0, 1], [2, 3, 4]]
+    assert micro_batches(list(lengths), lengths, 200, 1, 0, 1) == [[5], [0], [1], [2], [3], [4]]
+
+
+def test_ranks_share_a_batch_in_equally_many_micro_batches() -> None:
+    lengths = {number: 10 * number + 10 for number in range(7)}
+    shares = [micro_batches(list(lengths), lengths, 1, 1, rank, 3) for rank in range(3)]
+    assert {len(share) for share in shares} == {3}
+    assert sorted(row for share in shares for chunk in share for row in chunk) == list(range(7))
+
+
+def test_learning_rate_rises_to_the_peak_and_falls() -> None:
+    rates = [learning_rate(step, 100, 2.0, 0.1) for step in range(100)]
+    assert rates[0] == pytest.approx(0.2)
+    assert max(rates) == rates[9] == rates[10] == 2.0
+    assert np.all(np.diff(rates[10:]) < 0)
+    assert 0 < rates[-1] < 0.01
+    assert learning_rate(0, 1, 2.0, 0.0) == 2.0
