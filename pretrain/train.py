@@ -154,7 +154,11 @@ def main() -> None:
     params = yaml.safe_load(Path("pretrain/params.yaml").read_text())
     torch.manual_seed(params["seed"])
     conversations = load_corpus(DATA / "corpus.jsonl")
-    tokenizer = train_tokenizer(conversations, params["tokenizer"]["vocab_size"])
+    start = params["train"]["start"]
+    if start:  # a tokenizer belongs to its model
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(start)
+    else:
+        tokenizer = train_tokenizer(conversations, params["tokenizer"]["vocab_size"])
     chat = load_chat_format("qlass", tokenizer)
     rows = encode(conversations, chat, params["train"]["max_length"])
     logger.info("conversations=%d tokens=%d longest=%d", len(rows), sum(map(len, rows)), max(map(len, rows)))
@@ -169,8 +173,11 @@ def main() -> None:
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
     )
-    model = LlamaForCausalLM(config)
-    install_induction(model)
+    if start:
+        model = LlamaForCausalLM.from_pretrained(start, dtype=torch.float32)
+    else:
+        model = LlamaForCausalLM(config)
+        install_induction(model)
     choose_attention(model, torch.device("cpu"))
     logger.info("parameters=%d", model.num_parameters())
     curve = train(model, rows, params["train"], params["seed"])

@@ -90,24 +90,21 @@ def train_qnet(  # noqa: PLR0913  (named one by one, as the stage has them)
     grown = [tree for tree in trees if tree.nodes]
     kept = validation_tasks((tree.task_id for tree in grown), settings.validation_fraction)
 
-    def rows_of(chosen: Iterable[ExplorationTree], supervise: Any) -> list[PathRow]:
-        options: dict[str, Any] = {
-            "instruction": instruction,
-            "chat": chat,
-            "max_length": max_length,
-            "tail": settings.tail,
-        }
+    def rows_of(chosen: Iterable[ExplorationTree], supervise: Any, tail: int | None) -> list[PathRow]:
+        options: dict[str, Any] = {"instruction": instruction, "chat": chat, "max_length": max_length, "tail": tail}
         return [row for tree in chosen for row in tree_rows(tree, values, supervise=supervise, **options)]
 
     training = [tree for tree in grown if tree.task_id not in kept]
     validation = [tree for tree in grown if tree.task_id in kept]
-    rows = rows_of(training, settings.supervise)
+    rows = rows_of(training, settings.supervise, settings.tail)
     precision = resolve_precision(settings.train, device, work_dir)
     job = Job("qnet", str(policy_dir), settings.train, seed, device, precision, settings.head_width)
     trained = run_job(job, [path.row for path in rows], work_dir)
     qnet = cast("ValueLoss", trained.module).qnet
     save_qnet(qnet, work_dir / "model", policy_dir)
-    nodes = score_nodes(qnet, validation, rows_of(validation, "action_end"), values, pick_device(device), precision)
+    nodes = score_nodes(
+        qnet, validation, rows_of(validation, "action_end", None), values, pick_device(device), precision
+    )
     replace_folder(work_dir / "model", out_dir)
     measured = qnet_metrics(
         nodes,

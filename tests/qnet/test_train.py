@@ -69,6 +69,23 @@ def test_every_token_trains_too(policy: Path, tmp_path: Path) -> None:
     assert result.metrics["mse"] < result.metrics["baseline_mse"]
 
 
+def test_cut_branches_are_cut_in_training_only(policy: Path, tmp_path: Path) -> None:
+    trees, labels = forest()
+    for number, one in enumerate(trees):
+        nodes = list(one.nodes)
+        for _ in range(3):
+            last = len(nodes)
+            nodes.append(Node(last, last - 1, nodes[-1].depth + 1, tiny.step("go to left"), "rollout"))
+            labels.append(QLabel(one.task_id, last, last - 1, nodes[-1].depth, 0.0, 0.0, 0.0, 0.0, 1))
+        trees[number] = dataclasses.replace(one, nodes=tuple(nodes))
+    result = train_qnet(
+        policy, trees, labels, column="q_norm", instruction=tiny.INSTRUCTION,
+        settings=dataclasses.replace(SETTINGS, tail=0), out_dir=tmp_path / "q", work_dir=tmp_path / "work", seed=0,
+        max_length=200, chat_format="qlass", resamples=50,
+    )  # fmt: skip
+    assert sum(row["n"] for row in result.calibration) == 4 * 9
+
+
 def test_saving_and_loading_changes_nothing(policy: Path, tmp_path: Path) -> None:
     qnet = QNet(load_model(policy).base_model, width=8).eval()
     save_qnet(qnet, tmp_path / "q", policy)

@@ -27,6 +27,7 @@ SMALL = {
     "qnet.epochs": 1,
     "qnet.backend": "torch",
     "qnet.head_width": 16,
+    "qnet.tail": 8,
     "qnet.validation_fraction": 0.4,
     "evaluate.max_new_tokens": 4,
     "evaluate.seeds": [0],
@@ -114,7 +115,10 @@ def test_the_whole_pipeline_runs_and_reuses(small: Path, params: Params, capsys:
     }
     params({"evaluate.proposals": 4})
     dvc(small, "repro")  # without the pipeline program: from the run cache, with the runs that made it
-    assert pointers(small) == first
+    # The report runs again: DVC's run cache leaves out stages that have an output outside the cache (results.md).
+    assert {key for key, run in pointers(small).items() if run != first[key]} == {
+        str(small / paths.run_pointer("report"))
+    }
 
 
 @pytest.mark.slow
@@ -129,7 +133,7 @@ def test_a_stopped_pipeline_leaves_no_process_and_a_closed_run(small: Path) -> N
             assert time.monotonic() < deadline
             time.sleep(0.5)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 143
+        assert process.wait(120) == 143
     assert children_of("tasks.expert corridor") == []
     (parent,) = parents(small)
     assert parent.info.status == "KILLED"
