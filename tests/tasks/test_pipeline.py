@@ -133,7 +133,7 @@ def test_a_stopped_pipeline_leaves_no_process_and_a_closed_run(small: Path) -> N
             assert time.monotonic() < deadline
             time.sleep(0.5)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(120) == 143
+        assert process.wait(60) == 143
     assert children_of("tasks.expert corridor") == []
     (parent,) = parents(small)
     assert parent.info.status == "KILLED"

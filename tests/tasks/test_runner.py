@@ -143,7 +143,7 @@ def test_sigterm_closes_the_run_and_keeps_the_work(project: Path) -> None:
             time.sleep(0.1)
         second = subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, check=False)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(120) == 143
+        assert process.wait(30) == 143
     assert second.returncode == 75
     assert f"process {process.pid} is working on the same thing" in second.stderr
     client = tracking.connect(project)
