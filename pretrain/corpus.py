@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from pretrain.recall import Notes, recall_conversation, with_goal_questions
+from pretrain.recall import Notes, recall_conversation, with_reading_questions
 from qlass.envs.alfworld import adapter, panels
 from qlass.prompts import instruction_text, render_reply
 from qlass.records import TaskSpec
@@ -41,6 +41,33 @@ def _choose(actions: tuple[str, ...], notes: Notes, taste: dict[str, float], rng
     if verb == "go" and rng.random() < taste["curious"]:
         options = [option for option in options if option[6:] not in notes.visited] or options
     return rng.choice(options)
+
+
+def _slip(actions: tuple[str, ...], notes: Notes, rng: random.Random) -> str:
+    """Make up an action that looks possible and is not: what is not there, where one is not, or already done."""
+    for _ in range(20):
+        place = rng.choice(notes.places)
+        kind = place.split()[0]
+        things = [thing for found in notes.contents.values() for thing in found] or ["mug 1"]
+        thing = rng.choice(
+            (rng.choice(things), f"{rng.choice(things).split()[0]} {rng.randint(1, 3)}", notes.held or "mug 1")
+        )
+        treat, tool = rng.choice((("clean", "sinkbasin"), ("heat", "microwave"), ("cool", "fridge")))
+        action = rng.choice(
+            (
+                f"go to {kind} {sum(other.split()[0] == kind for other in notes.places) + rng.randint(1, 2)}",
+                f"go to {(notes.visited or [place])[-1]}",
+                f"open {place}",
+                f"take {thing} from {(notes.visited or [place])[-1]}",
+                f"take {thing} from {place}",
+                f"move {thing} to {place}",
+                f"{treat} {thing} with {tool} 1",
+                f"use {thing}",
+            )
+        )
+        if action not in actions:
+            return action
+    return "look"
 
 
 def _thought(action: str, rng: random.Random) -> str:
@@ -69,10 +96,16 @@ def play(env: adapter.AlfworldEnv, spec: TaskSpec, rng: random.Random, max_steps
     taste |= {verb: weight * rng.uniform(0.3, 1.7) for verb, weight in taste.items()}
     taste["curious"] = rng.random()
     talkative, asking = rng.random() < 0.6, rng.random() < 0.5
+    clumsy = rng.choice((0.02, 0.1, 0.3))
     for _ in range(rng.randint(8, max_steps)):
-        action = _choose(info["admissible_actions"], notes, taste, rng)
-        if rng.random() < 0.02:
-            action = action.replace(" 1", f" {rng.randint(2, 9)}")  # often refused: what "Nothing happens." follows
+        possible = info["admissible_actions"]
+        if asking and rng.random() < 0.3:
+            real = rng.random() < 0.5
+            asked = _choose(possible, notes, taste, rng) if real else _slip(possible, notes, rng)
+            messages += [("user", f"Can you {asked}?"), ("assistant", "yes" if asked in possible else "no")]
+        # What is refused teaches as much as what is done: "Nothing happens." follows.
+        slips = rng.random() < clumsy
+        action = _slip(possible, notes, rng) if slips else _choose(possible, notes, taste, rng)
         observation, _, terminated, _, info = env.step(action)
         notes.read(action, observation)
         messages.append(("assistant", render_reply(_thought(action, rng) if talkative else "", action)))
@@ -85,7 +118,7 @@ def play(env: adapter.AlfworldEnv, spec: TaskSpec, rng: random.Random, max_steps
     for _ in range(rng.randint(2, 6)):
         question, answer = notes.question(rng)
         messages += [("user", question), ("assistant", answer)]
-    return with_goal_questions(messages, rng)
+    return with_reading_questions(messages, rng)
 
 
 def play_game(job: tuple[TaskSpec, dict[str, Any], int]) -> list[list[tuple[str, str]]]:

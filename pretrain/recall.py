@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from qlass.envs.alfworld.goals import parse_goal
+from qlass.envs.alfworld.goals import Goal, parse_goal
 
 _THING = r"[a-z]+ \d+"
 
@@ -101,17 +101,19 @@ def recall_conversation(nouns: Sequence[str], rng: random.Random) -> list[tuple[
     return messages
 
 
-def with_goal_questions(messages: list[tuple[str, str]], rng: random.Random) -> list[tuple[str, str]]:
-    """Give a random episode a goal about something that it meets, and ask whether it is in sight.
+def with_reading_questions(messages: list[tuple[str, str]], rng: random.Random) -> list[tuple[str, str]]:
+    """Give a random episode a goal about something that it meets, and ask about what is in sight.
 
-    The player never knew its goal, so another target is as good as the first. Matching the goal with what is seen is
-    reading; what to do about it stays for the expert's data.
+    The player never knew its goal, so another target is as good as the first. Matching the goal with what is seen, and
+    telling the places that exist from those that do not, is reading; what to do about it stays for the expert's data.
     """
     goal = parse_goal(messages[1][1])
     met = [thing.split()[0] for _, text in messages[2:] if (place := _seen(text)) for thing in place[1]]
     target = rng.choice(met) if met and rng.random() < 0.8 else goal.target
     listing, marker, sentence = messages[1][1].partition("Your task is to:")
     sentence = re.sub(rf"\b{goal.target}\b", target, sentence, count=1)
+    places = re.findall(_THING, listing)
+    density = rng.choice((0.1, 0.5, 0.9))
     asked = [messages[0], ("user", f"{listing}{marker}{sentence}")]
     for role, text in messages[2:]:
         asked.append((role, text.replace(goal_text(messages[1][1]), sentence.strip())))
@@ -119,19 +121,54 @@ def with_goal_questions(messages: list[tuple[str, str]], rng: random.Random) -> 
         if place is None:
             continue
         found = [thing for thing in place[1] if thing.split()[0] == target]
-        if rng.random() < (0.9 if found else 0.2):
+        if rng.random() < (0.9 if found else 0.6 * density):
             answer = f"yes, {found[0]} at {place[0]}" if found else "no"
             asked += [("user", "Do you see what your task needs?"), ("assistant", answer)]
-        elif rng.random() < 0.1:
-            kind = rng.choice(place[1]).split()[0] if place[1] and rng.random() < 0.5 else rng.choice(met or ["mug"])
-            here = [thing for thing in place[1] if thing.split()[0] == kind]
-            asked += [("user", f"Is there a {kind} here?"), ("assistant", f"yes, {here[0]}" if here else "no")]
-        elif rng.random() < 0.05:
-            asked += [
-                ("user", "What does your task need?"),
-                ("assistant", f"{target}, {goal.receptacle or goal.toggle}"),
-            ]
+        if rng.random() < density:
+            asked += _sight_question(place, met, rng)
+        if rng.random() < 0.5 * density:
+            asked += _place_question(places, rng)
+        if rng.random() < 0.05:
+            needs = f"{target}, {goal.receptacle or goal.toggle}"
+            asked += [("user", "What does your task need?"), ("assistant", needs)]
+        if rng.random() < 0.1:
+            asked += [("user", f"What must be done with the {target}?"), ("assistant", _treatment(goal))]
     return asked
+
+
+def _treatment(goal: Goal) -> str:
+    """Say what the task sentence asks for besides bringing the thing somewhere."""
+    if goal.category == "look":
+        return f"look at it under the {goal.toggle}"
+    return f"{goal.category} it" if goal.category in {"clean", "heat", "cool"} else f"put it in {goal.receptacle}"
+
+
+def _sight_question(place: tuple[str, list[str]], met: Sequence[str], rng: random.Random) -> list[tuple[str, str]]:
+    """Ask whether a kind of thing is in sight; half of the answers are yes where anything is."""
+    there = place[1]
+    kind = rng.choice(there).split()[0] if there and rng.random() < 0.5 else rng.choice(met or ["mug"])
+    here = [thing for thing in there if thing.split()[0] == kind]
+    return [("user", f"Is there a {kind} here?"), ("assistant", f"yes, {', '.join(here)}" if here else "no")]
+
+
+def _place_question(places: Sequence[str], rng: random.Random) -> list[tuple[str, str]]:
+    """Ask which places of a kind the room has, or whether it has the next one by number."""
+    kind = rng.choice(places).split()[0]
+    same = sorted((place for place in places if place.split()[0] == kind), key=lambda place: int(place.split()[1]))
+    if rng.random() < 0.3:
+        return [("user", f"Which {kind}s does the room have?"), ("assistant", ", ".join(same))]
+    if rng.random() < 0.5:
+        number = rng.randint(1, len(same) + 2)
+        return [
+            ("user", f"Does the room have a {kind} {number}?"),
+            ("assistant", "yes" if f"{kind} {number}" in same else "no"),
+        ]
+    number = rng.randint(1, len(same))
+    later = f"{kind} {number + 1}"
+    return [
+        ("user", f"Which {kind} comes after {kind} {number}?"),
+        ("assistant", later if later in same else "none"),
+    ]
 
 
 def goal_text(observation: str) -> str:

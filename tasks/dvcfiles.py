@@ -27,7 +27,7 @@ class Cell:
     """One stage of `dvc.yaml` with all its variables filled in; one cell of a matrix, or the whole stage without one.
 
     Attributes:
-        name: as DVC names it: `report`, `sft@alfworld`, `evaluate@alfworld-qlass-test_seen`.
+        name: as DVC names it: `report`, `sft@alfworld`, `search@alfworld-qlass-test_seen`.
         stage: the key in `dvc.yaml`.
         items: the cell's value per matrix key, in the order of the program's arguments.
         params: dotted keys of params.yaml.

@@ -15,9 +15,10 @@ from pathlib import Path
 from qlass.envs.panels import load_panel
 from qlass.errors import DataError, QlassError
 from tasks import paths, resume, runner, settings, tracking
-from tasks.evaluate import evaluate, measure, prepare
+from tasks.episodes import measure, play_all
 from tasks.registry import Registry
 from tasks.rollouts import World
+from tasks.search import prepare
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,8 @@ def evaluate_champion(env: str, given: settings.Settings, root: Path) -> dict[st
         with resume.work_folder("evaluate_champion", key, root / paths.WORK) as folder:
             model = registry.champion_files(folder)
             setup = prepare(given, World.of(env, given.envs[env]), "qlass", model / "policy", model / "qnet")
-            episodes = evaluate(setup, panel.tasks, folder, given.base.workers)
+            size, workers = given.evaluate.shard_size, given.base.workers
+            episodes = play_all(setup, panel.tasks, given.evaluate.seeds, folder, shard_size=size, workers=workers)
         metrics = measure("qlass", episodes)
         tracker.metrics(metrics)
         tracker.episodes(episodes, given.tracking.max_traces)

@@ -67,7 +67,7 @@ def episodes(env: str, method: str, split: str) -> Path:
 
 
 def metrics(stage: str, env: str, cell: str = "") -> Path:
-    """The metrics file of sft, explore, label, qnet, or of one evaluate cell (`method-split`)."""
+    """The metrics file of sft, explore, label, qnet, or of one cell of evaluate or search (`method-split`)."""
     return DATA / stage / env / cell / "metrics.json"
 
 

@@ -82,7 +82,7 @@ def _hashes(env: str, settings: Settings, root: Path) -> dict[str, str]:
     missing = [str(path) for path in parts.values() if str(path) not in recorded]
     if missing:
         raise DataError(
-            f"{paths.DVC_LOCK}: no hash of {', '.join(missing)}; run `dvc repro` with qlass in run.methods"
+            f"{paths.DVC_LOCK}: no hash of {', '.join(missing)}; run `dvc repro` with qlass in run.searches"
         )
     return {name: recorded[str(path)] for name, path in parts.items()}
 

@@ -95,7 +95,7 @@ def parse(stage: str, arguments: Sequence[str] | None = None) -> dict[str, str]:
     """Return the arguments of a stage program by matrix key."""
     parser = argparse.ArgumentParser(prog=f"python -m tasks.{stage}", description=f"Stage {stage}; see dvc.yaml.")
     for key, allowed in dvcfiles.choices(stage).items():
-        parser.add_argument(key, choices=allowed, help=f"one of run.{key}s in params.yaml")
+        parser.add_argument(key, choices=allowed, help="one of those that `run` in params.yaml names")
     return dict(vars(parser.parse_args(arguments)))
 
 

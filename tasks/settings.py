@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from qlass.errors import SettingsError
 from tasks import dvcfiles, paths
-from tasks.strict import Range, read
+from tasks.strict import MAY_BE_EMPTY, Range, read
 
 Count: TypeAlias = Annotated[int, Range(at_least=1)]
 Natural: TypeAlias = Annotated[int, Range(at_least=0)]
@@ -32,8 +32,14 @@ class Run:
     """What runs: the matrices of dvc.yaml."""
 
     envs: tuple[str, ...]
-    methods: tuple[Literal["base", "sft", "best_of_n", "qlass"], ...]
+    policies: Annotated[tuple[Literal["base", "sft"], ...], MAY_BE_EMPTY]
+    searches: Annotated[tuple[Literal["best_of_n", "qlass"], ...], MAY_BE_EMPTY]
     splits: tuple[Literal["dev", "test_seen", "test_unseen"], ...]
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The rows of the comparison."""
+        return (*self.policies, *self.searches)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,22 +91,29 @@ class Lora:
 
 
 @dataclass(frozen=True, slots=True)
-class Sft:
-    """Stage sft."""
+class Training:
+    """What the stages that train have in common."""
 
     epochs: Count
     batch_size: Count
     lr: Positive
     warmup_ratio: Ratio
     weight_decay: NonNegative
+    adam_beta2: Annotated[float, Range(at_least=0, below=1)]
     max_grad_norm: Positive
     precision: Precision
     backend: Backend
     zero_stage: ZeroStage
     ranks: Count
-    lora: Lora | None
     log_every: Count
     checkpoint_every: Count
+
+
+@dataclass(frozen=True, slots=True)
+class Sft(Training):
+    """Stage sft."""
+
+    lora: Lora | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,31 +141,19 @@ class Label:
 
 
 @dataclass(frozen=True, slots=True)
-class Qnet:
+class Qnet(Training):
     """Stage qnet."""
 
-    epochs: Count
-    batch_size: Count
-    lr: Positive
-    warmup_ratio: Ratio
-    weight_decay: NonNegative
-    max_grad_norm: Positive
-    precision: Precision
-    backend: Backend
-    zero_stage: ZeroStage
-    ranks: Count
     head_width: Count
     target: Literal["q_norm", "q"]
     supervise: Literal["action_end", "every_token"]
     tail: Natural | None
     validation_fraction: Fraction
-    log_every: Count
-    checkpoint_every: Count
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluate:
-    """Stage evaluate."""
+    """Stages evaluate and search; what only searches need is not declared by evaluate."""
 
     seeds: tuple[Natural, ...]
     temperature: NonNegative
@@ -225,9 +226,14 @@ def load_all(path: Path = paths.PARAMS) -> Settings:
     """Read every setting.
 
     Raises:
-        SettingsError: as `tasks.strict.read`; also for an environment in `run.envs` without an entry in `envs`.
+        SettingsError: as `tasks.strict.read`; also for an environment in `run.envs` without an entry in `envs`, for a
+            run without a method, and for more ranks than the backend knows.
     """
     settings = read(Settings, dvcfiles.read_yaml(path), str(path))
+    if not settings.run.methods:
+        raise SettingsError(
+            f"{path}: run.policies and run.searches: found two empty lists; allowed: one of them; name a method"
+        )
     for number, env in enumerate(settings.run.envs):
         if env not in settings.envs:
             raise SettingsError(

@@ -17,6 +17,9 @@ from qlass.errors import SettingsError
 
 S = TypeVar("S")
 
+MAY_BE_EMPTY = "that may be empty"
+"""Marks a list that needs no entry: `Annotated[tuple[int, ...], MAY_BE_EMPTY]`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Range:
@@ -69,6 +72,8 @@ def _read(kind: Any, value: Any, key: str) -> Any:
         return _read_dataclass(kind, value, key)
     if origin is Annotated:
         inner, limits = typing.get_args(kind)
+        if limits == MAY_BE_EMPTY:
+            return _read_tuple(inner, value, key, may_be_empty=True)
         return _read_limited(inner, limits, value, key)
     if origin is Literal:
         if not any(value == option and type(value) is type(option) for option in typing.get_args(kind)):
@@ -128,11 +133,12 @@ def _read_union(kind: Any, value: Any, key: str) -> Any:
         raise _Wrong(key, _show(value), describe(kind)) from error
 
 
-def _read_tuple(kind: Any, value: Any, key: str) -> Any:
-    """Convert a list without repetitions and with at least one entry."""
+def _read_tuple(kind: Any, value: Any, key: str, *, may_be_empty: bool = False) -> Any:
+    """Convert a list without repetitions and, unless it may be empty, with at least one entry."""
     inner = typing.get_args(kind)[0]
-    if not isinstance(value, list) or not value:
-        raise _Wrong(key, _show(value), f"a list with at least one entry, each {describe(inner)}")
+    if not isinstance(value, list) or not (value or may_be_empty):
+        length = "" if may_be_empty else " with at least one entry"
+        raise _Wrong(key, _show(value), f"a list{length}, each {describe(inner)}")
     entries = tuple(_read(inner, entry, f"{key}[{number}]") for number, entry in enumerate(value))
     if len(set(entries)) != len(entries):
         raise _Wrong(key, _show(value), "a list that names each entry once")

@@ -7,6 +7,8 @@ rows on one shared prefix. `tests/policies/test_llama.py` checks every number ag
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 
 PREFILL_TOKENS = 2048
 """Query tokens that one prefill batch may hold, padding included: keeps the score matrix inside the CPU's caches."""
+
+SHARED_TOKENS = 32
+"""A beginning that several prompts share is encoded first and once if it has this many new tokens."""
 
 
 @dataclass(slots=True)
@@ -72,6 +77,7 @@ class LlamaTrunk:
             The gathered prefixes, the hidden state (B, hidden) at the last token of each prompt, and the number of
             tokens that had to be encoded.
         """
+        shared = self._encode_shared(prompts)
         known = [self.prefixes.longest(prompt) for prompt in prompts]
         # The last token is always encoded: its hidden state is wanted, and only keys and values are cached.
         starts = [min(length, len(prompt.ids) - 1) for (_, length), prompt in zip(known, prompts, strict=True)]
@@ -91,7 +97,24 @@ class LlamaTrunk:
         for rows in _groups(prompts, starts):
             last[rows] = self._prefill_group(prompts, starts, rows, space)
         self._remember(prompts, known, space)
-        return space, last, sum(len(prompt.ids) for prompt in prompts) - sum(starts)
+        return space, last, shared + sum(len(prompt.ids) for prompt in prompts) - sum(starts)
+
+    def _encode_shared(self, prompts: Sequence[Prompt]) -> int:
+        """Encode once what several prompts begin with and no slot holds; return the number of encoded tokens.
+
+        Episodes of one environment begin with the same instruction, and rollouts of one task also with the same
+        observation: the beginnings of these beginnings are shared in their turn.
+        """
+        fresh: list[list[Prompt]] = []
+        for prompt in prompts:
+            known = self.prefixes.longest(prompt)[1]
+            ends = [number for number, end in enumerate(prompt.boundaries, 1) if end - known >= SHARED_TOKENS]
+            fresh.append([Prompt(prompt.ids[: prompt.boundaries[n - 1]], prompt.boundaries[:n]) for n in ends])
+        count = Counter(itertools.chain.from_iterable(fresh))
+        # The longest one of each prompt; a dict keeps the order of the prompts, a set would not.
+        longest = ([beginning for beginning in beginnings if count[beginning] > 1][-1:] for beginnings in fresh)
+        missing = list(dict.fromkeys(itertools.chain.from_iterable(longest)))
+        return self.prefill(missing)[2] if missing else 0
 
     def _prefill_group(
         self, prompts: Sequence[Prompt], starts: list[int], rows: list[int], space: Workspace

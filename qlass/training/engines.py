@@ -65,7 +65,8 @@ def make_engine(module: nn.Module, settings: TrainSettings, device: torch.device
 def make_optimizer(module: nn.Module, settings: TrainSettings) -> torch.optim.AdamW:
     """Build AdamW over the trainable parameters; the loop sets the learning rate before each step."""
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    return torch.optim.AdamW(trained, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
+    betas = (0.9, settings.adam_beta2)
+    return torch.optim.AdamW(trained, lr=settings.lr, betas=betas, weight_decay=settings.weight_decay, fused=True)
 
 
 class TorchEngine:

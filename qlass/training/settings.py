@@ -44,6 +44,7 @@ class TrainSettings:
         lr: peak learning rate.
         warmup_ratio: share of all steps, in [0, 1], over which the rate rises; then it falls as a cosine to zero.
         weight_decay: of AdamW, on all parameters.
+        adam_beta2: in [0, 1); how long AdamW remembers squared gradients. Runs of a thousand steps want less than 0.999.
         max_grad_norm: gradients of one step are scaled down to this norm.
         precision: fp32, bf16 (autocast over fp32 weights) or auto (bf16 where a probe shows that it pays).
         backend: torch (the plain reference) or deepspeed.
@@ -60,6 +61,7 @@ class TrainSettings:
     warmup_ratio: float
     weight_decay: float
     max_grad_norm: float
+    adam_beta2: float = 0.999
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     backend: Literal["deepspeed", "torch"] = "torch"
     zero_stage: int = 1
@@ -79,6 +81,7 @@ class TrainSettings:
         check_number("lr", self.lr, low=0.0, low_open=True)
         check_number("warmup_ratio", self.warmup_ratio, low=0.0, high=1.0)
         check_number("weight_decay", self.weight_decay, low=0.0)
+        check_number("adam_beta2", self.adam_beta2, low=0.0, high=1.0, high_open=True)
         check_number("max_grad_norm", self.max_grad_norm, low=0.0, low_open=True)
         check_choice("precision", self.precision, PRECISIONS)
         check_choice("backend", self.backend, BACKENDS)

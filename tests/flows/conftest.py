@@ -39,7 +39,8 @@ class Project:
         (root / "tasks" / "__init__.py").write_text("")
         self.params = PARAMS
         self.change("envs", "[corridor]")
-        self.change("methods", "[base]")
+        self.change("policies", "[base]")
+        self.change("searches", "[]")
         self.dvc("init", "--no-scm", "--quiet")
 
     def dvc(self, *arguments: str) -> str:

@@ -86,7 +86,7 @@ def test_first_run_then_reuse_then_downstream_of_a_change(project, flows, monkey
     assert fourth.table["explore@corridor"] == "restored"
     assert fourth.rows[2]["run_id"] == made_by["explore@corridor"]
 
-    project.change("methods", "[qlass]")
+    project.change("searches", "[qlass]")
     project.change("width", 11)
     fifth = run(flows.pipeline)
     assert fifth.state.is_completed()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +17,7 @@ from flows.shell import Commands
 
 # DVC 3.67 uses a part of pygtrie that pygtrie 2.5 has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def why(project, *targets, force=False):
@@ -56,6 +60,18 @@ def test_reasons(project, monkeypatch):
         "explore@corridor": ["after expert@corridor"],
         "report": ["command changed", "after explore@corridor"],
     }
+
+
+def test_only_searches_need_the_qnet(tmp_path):
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copy(REPOSITORY / name, tmp_path)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "--quiet"], cwd=tmp_path, check=True)
+    plan = {target: make_plan(tmp_path, [target]) for target in ("evaluate", "search")}
+    groups = {target: {stage.name.partition("@")[0] for stage in stages} for target, stages in plan.items()}
+    assert groups["evaluate"] == {"expert", "base", "sft", "evaluate"}
+    assert groups["search"] == {"expert", "base", "sft", "explore", "label", "qnet", "search"}
+    searches = [stage for stage in plan["search"] if stage.name.startswith("search@")]
+    assert all(any(need.startswith("qnet@") for need in stage.needs) for stage in searches)
 
 
 def test_many_reasons_stay_short():

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from transformers import LlamaForCausalLM, Qwen2Config, Qwen2Model
 
 from qlass.errors import ModelMismatch
-from qlass.policies.llama import LlamaTrunk, Tail
+from qlass.policies.llama import SHARED_TOKENS, LlamaTrunk, Tail
 from qlass.prompts import Prompt
 
 BuildModel = Callable[..., LlamaForCausalLM]
@@ -113,6 +113,15 @@ def test_forks_share_their_beginning(build_model: BuildModel, plain: Plain) -> N
     early = [*stem[:2], *talk(rng, 2)]  # leaves the stem after two messages
     assert check(trunk, model, plain, [prompt_of(early)]) == sum(map(len, early[2:]))
     assert check(trunk, model, plain, forks) == len(forks)
+
+
+def test_a_beginning_that_several_prompts_share_is_encoded_once(build_model: BuildModel, plain: Plain) -> None:
+    """Two tasks of one environment, three rollouts of each: one instruction and two observations are encoded."""
+    model = build_model()
+    long, opening = SHARED_TOKENS, (5,)
+    tasks = [[(7, 8) * (long // 2), (first, 9) * (long // 2), opening] for first in (10, 11)]
+    prompts = [prompt_of(parts) for parts in tasks for _ in range(3)]
+    assert check(trunk_of(model), model, plain, prompts) == long + 2 * long + len(prompts)
 
 
 @settings(max_examples=20)

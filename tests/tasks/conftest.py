@@ -20,7 +20,8 @@ from tasks import environment, runner
 REPOSITORY = Path(__file__).parents[2]
 PARAMS = {
     "run.envs": ["corridor"],
-    "run.methods": ["sft", "qlass"],
+    "run.policies": ["sft"],
+    "run.searches": ["qlass"],
     "run.splits": ["test_seen", "test_unseen"],
     "base.seed": 0,
     "base.workers": 1,

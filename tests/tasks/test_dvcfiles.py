@@ -21,7 +21,7 @@ def test_cells_are_the_stages_that_dvc_sees(project: Path) -> None:
 
 def test_paths_are_those_of_dvc_yaml() -> None:
     params = dvcfiles.read_yaml(REPOSITORY / "params.yaml")["run"]
-    env, method, split = params["envs"][0], params["methods"][0], params["splits"][0]
+    env, split, methods = params["envs"][0], params["splits"][0], [*params["policies"], *params["searches"]]
     outs = {out for cell in dvcfiles.cells(REPOSITORY) for out in cell.outs}
     files = [
         paths.trajectories(env),
@@ -32,8 +32,8 @@ def test_paths_are_those_of_dvc_yaml() -> None:
         paths.trees(env),
         paths.labels(env),
         paths.qnet(env),
-        paths.episodes(env, method, split),
-        paths.metrics("evaluate", env, f"{method}-{split}"),
+        *(paths.episodes(env, method, split) for method in methods),
+        *(paths.metrics("evaluate", env, f"{method}-{split}") for method in methods),
         *(paths.metrics(stage, env) for stage in ("sft", "explore", "label", "qnet")),
         paths.REPORT / "results.md",
         paths.REPORT / "summary.json",
@@ -45,6 +45,13 @@ def test_paths_are_those_of_dvc_yaml() -> None:
 def test_every_dependency_in_the_code_exists() -> None:
     code = {dep for cell in dvcfiles.cells(REPOSITORY) for dep in cell.deps if dep.startswith(("qlass/", "tasks/"))}
     assert [dep for dep in sorted(code) if not (REPOSITORY / dep).exists()] == []
+
+
+def test_what_loads_the_sft_policy_depends_on_the_model_that_it_may_point_to() -> None:
+    policy = str(paths.sft_policy("*"))
+    loads = [cell for cell in dvcfiles.cells(REPOSITORY) if any(Path(dep).match(policy) for dep in cell.deps)]
+    assert {cell.stage for cell in loads} == {"explore", "qnet", "evaluate", "search"}
+    assert [cell.name for cell in loads if str(paths.BASE_POLICY) not in cell.deps] == []
 
 
 def test_nothing_depends_on_a_run_pointer() -> None:

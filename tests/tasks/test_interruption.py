@@ -30,7 +30,8 @@ def test_interrupted_and_spread_exploration_gives_the_same_bytes(
     params(SMALL)
     monkeypatch.setenv("PYTHONPATH", str(project))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # tracking is not what is tested here
-    shutil.copytree(tiny_policy, project / paths.sft_policy("corridor"))
+    for policy in (paths.BASE_POLICY, paths.sft_policy("corridor")):
+        shutil.copytree(tiny_policy, project / policy)
     subprocess.run([sys.executable, "-m", "tasks.expert", "corridor"], cwd=project, check=True)
     command = [sys.executable, "-m", "tasks.explore", "corridor"]
     output = project / paths.trees("corridor")

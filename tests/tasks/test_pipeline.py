@@ -97,7 +97,7 @@ def test_the_whole_pipeline_runs_and_reuses(small: Path, params: Params, capsys:
     digests = {item.dataset.name: item.dataset.digest for item in qnet.inputs.dataset_inputs}
     assert digests["data/sft/corridor/policy"] == dvcfiles.output_hashes(small)["data/sft/corridor/policy"]
     evaluated = client.get_run(
-        read_json(small / paths.run_pointer("evaluate", "corridor", "qlass", "test_seen"))["run_id"]
+        read_json(small / paths.run_pointer("search", "corridor", "qlass", "test_seen"))["run_id"]
     )
     assert len(client.search_traces(locations=[evaluated.info.experiment_id], run_id=evaluated.info.run_id)) == 4
     assert dvc(small, "status").strip() == "Data and pipelines are up to date."
@@ -109,8 +109,7 @@ def test_the_whole_pipeline_runs_and_reuses(small: Path, params: Params, capsys:
     params({"evaluate.proposals": 2})
     assert pipeline.main([]) == 0
     assert {key for key, run in pointers(small).items() if run != first[key]} == {
-        str(small / paths.run_pointer("evaluate", "corridor", "qlass", "test_seen")),
-        str(small / paths.run_pointer("evaluate", "corridor", "sft", "test_seen")),
+        str(small / paths.run_pointer("search", "corridor", "qlass", "test_seen")),
         str(small / paths.run_pointer("report")),
     }
     params({"evaluate.proposals": 4})

@@ -13,7 +13,7 @@ from tasks import dvcfiles, settings, strict
 REPOSITORY = Path(__file__).parents[2]
 MISSING = object()
 FILES = [REPOSITORY / "params.yaml", *sorted((REPOSITORY / "presets").glob("*.yaml"))]
-STAGES = ("expert", "base", "sft", "explore", "label", "qnet", "evaluate", "report")
+STAGES = ("expert", "base", "sft", "explore", "label", "qnet", "evaluate", "search", "report")
 
 
 def keys(value: Any, prefix: str = "") -> set[str]:
@@ -64,7 +64,10 @@ def _as_dict(value: Any) -> Any:
         ("evaluate.seeds", [1, 1], "evaluate.seeds: found [1, 1] (list); allowed: a list that names each entry once"),
         ("evaluate.seeds", [0, -1], "evaluate.seeds[1]: found -1"),
         ("run.envs", ["moon"], "run.envs[0]: found 'moon'; allowed: alfworld, corridor; choose one of these or add"),
-        ("run.methods", ["eto"], "run.methods[0]: found 'eto' (text); allowed: base | sft | best_of_n | qlass"),
+        ("run.policies", ["qlass"], "run.policies[0]: found 'qlass' (text); allowed: base | sft; change it"),
+        ("run.policies", "sft", "run.policies: found 'sft' (text); allowed: a list, each base | sft"),
+        ("run.policies", MISSING, "run.policies: found nothing, the key is missing; allowed: a list that may be"),
+        ("run.searches", ["qlass", "qlass"], "run.searches: found ['qlass', 'qlass'] (list); allowed: a list that"),
         ("envs.corridor.panel.train", 0, "envs.corridor.panel.train: found 0"),
     ],
 )
@@ -100,6 +103,13 @@ def test_yaml_is_read_as_dvc_reads_it(tmp_path: Path) -> None:
     path.write_text(path.read_text() + "\nlabel: {gamma: 0.9, q_type: q}\n")
     with pytest.raises(SettingsError, match=r"(?s)not YAML.*duplicate key"):
         settings.load_all(path)
+
+
+def test_a_run_needs_a_method(tmp_path: Path) -> None:
+    alone = settings.load_all(changed(tmp_path, {"run.policies": ["base"], "run.searches": []}))
+    assert alone.run.methods == ("base",)
+    with pytest.raises(SettingsError, match=r"run.policies and run.searches: found two empty lists; .*name a method"):
+        settings.load_all(changed(tmp_path, {"run.policies": [], "run.searches": []}))
 
 
 def test_torch_has_one_rank(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from qlass.errors import SettingsError
 from qlass.training.settings import LoraSettings, TrainSettings
 
 GOOD = {
-    "epochs": 3, "batch_size": 8, "lr": 1e-3, "warmup_ratio": 0.03, "weight_decay": 0.0, "max_grad_norm": 1.0,
+    "epochs": 3, "batch_size": 8, "lr": 1e-3, "warmup_ratio": 0.03, "weight_decay": 0.0, "adam_beta2": 0.98, "max_grad_norm": 1.0,
     "precision": "auto", "backend": "deepspeed", "zero_stage": 1, "ranks": 1, "lora": None, "log_every": 5,
     "checkpoint_every": 50,
 }  # fmt: skip

@@ -1,7 +1,8 @@
 """A demonstrator for ALFWorld that explores: it sees the observations an agent sees, and nothing else.
 
 It looks for the object where such objects can be, likely and cheap places first, never twice in the same place, and
-remembers all it has seen. Its thoughts are short templates that name what the next action uses.
+remembers all it has seen. Its thoughts are short templates that name what is needed before what is decided: to find in
+one step whether that is in sight, a small reader would have to look up the goal and compare at once, and fails.
 
 Source: the strategy is that of alfworld's handcoded experts (`agents/expert/handcoded_expert_tw.py`, MIT), written
 anew. *Differs from alfworld:* it reads no facts and no `traj_data.json`, closes nothing, and handles pick-two.
@@ -144,14 +145,14 @@ class AlfworldExpert:
         """Get an object of the target class: take it, go where one was seen, or search."""
         done = self._delivered(goal)
         kept = max(done, key=lambda place: done[place], default="") if goal.category == "two" else ""
+        need = f"I need {'one more' if kept else 'a'} {goal.target}."
         for place in sorted(self._contents, key=lambda place: (place != self._here, _number(place))):
             for thing in self._contents[place]:
                 if _word(thing) != goal.target or place == kept:
                     continue
                 if place == self._here:
-                    return f"I found {thing}. I take it from {place}.", f"take {thing} from {place}"
-                return f"I saw {thing} at {place}. I go to {place}.", f"go to {place}"
-        need = f"I need {'one more' if kept else 'to find a'} {goal.target}."
+                    return f"{need} I see {thing} here. I take it from {place}.", f"take {thing} from {place}"
+                return f"{need} I saw {thing} at {place}. I go to {place}.", f"go to {place}"
         lamp_seen = any(_word(thing) == goal.toggle for things in self._contents.values() for thing in things)
         return self._search(need, goal, for_target=True, for_lamp=bool(goal.toggle) and not lamp_seen)
 
@@ -197,14 +198,14 @@ class AlfworldExpert:
 
     def _light(self, goal: Goal) -> tuple[str, str]:
         """Turn on a lamp while holding the object."""
+        need = f"I have {self._held}. I need a {goal.toggle}."
         for place, things in self._contents.items():
             for lamp in things:
                 if _word(lamp) != goal.toggle:
                     continue
                 if place == self._here:
-                    return f"I use {lamp} to look at {self._held}.", f"use {lamp}"
-                return f"I have {self._held}. I go to {lamp} at {place}.", f"go to {place}"
-        need = f"I have {self._held}. I need a {goal.toggle}."
+                    return f"{need} I see {lamp} here. I use it.", f"use {lamp}"
+                return f"{need} I saw {lamp} at {place}. I go to {place}.", f"go to {place}"
         return self._search(need, goal, for_target=False, for_lamp=True)
 
     def _delivered(self, goal: Goal) -> dict[str, int]:

@@ -1,0 +1,83 @@
+"""Ask a model the corpus's questions about training games that its corpus does not hold; print how many answers are right.
+
+    python -m pretrain.measure models/reader-3m
+
+Answers are forced: a token counts where it is the most likely one after the right tokens before it, an answer where all
+of its tokens count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+import yaml
+
+from pretrain.corpus import play_game
+from qlass.envs.alfworld import panels
+from qlass.prompts import load_chat_format
+from qlass.records import Message
+from qlass.training.attention import choose_attention
+from qlass.training.models import load_checked_tokenizer, load_model
+
+KINDS = {
+    "Do you see what your task needs?": "is what the task needs in sight (look up the goal, then compare)",
+    "Is there a ": "is a named kind of thing in sight (compare only)",
+    "What does your task need?": "what does the task need (look up the goal only)",
+    "Does the room have a ": "does the room have this place",
+    "Have you been to ": "has this place been visited",
+    "Which places have you not been to?": "which places are left (a list)",
+    "Where is ": "where was this thing seen",
+    "Can you ": "would this action be executed",
+    "What must be done with ": "what must be done with the thing",
+    "What do you hold?": "what is held",
+}
+
+
+def kind_of(question: str, answer: str) -> str | None:
+    """Name the row of a question; those that are answered with yes or no get two, for guessing one of them is easy."""
+    kind = next((kind for start, kind in KINDS.items() if question.startswith(start)), None)
+    word = answer.partition(",")[0]
+    return f"{kind}: {word}" if kind and word in {"yes", "no"} else kind
+
+
+@torch.no_grad()
+def measure(folder: Path, games: int) -> dict[str, tuple[int, int]]:
+    """Return (right, asked) by kind of question."""
+    params = yaml.safe_load(Path("pretrain/params.yaml").read_text())
+    chat = load_chat_format("qlass", load_checked_tokenizer(folder))
+    model = load_model(folder).eval()
+    choose_attention(model, torch.device("cpu"))
+    first = params["corpus"]["games"]
+    found: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    for spec in itertools.islice(panels.panels({}, "train", params["seed"]), first, first + games):
+        for messages in play_game((spec, params["corpus"] | {"episodes_per_game": 2}, params["seed"])):
+            segments = list(chat._segments(tuple(Message(role, text) for role, text in messages)))
+            ids = list(itertools.chain.from_iterable(segments))
+            likely = model(torch.tensor([ids])).logits[0].argmax(-1).tolist()
+            ends = list(itertools.accumulate(map(len, segments)))
+            for number in range(1, len(messages)):
+                kind = kind_of(messages[number - 1][1], messages[number][1])
+                if messages[number][0] == "assistant" and kind:
+                    tokens = range(ends[number - 1] + 1, ends[number])  # the first one opens the reply
+                    found[kind][0] += all(likely[token - 1] == ids[token] for token in tokens)
+                    found[kind][1] += 1
+    return {kind: (right, asked) for kind, (right, asked) in sorted(found.items())}
+
+
+def main() -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--games", type=int, default=60)
+    given = parser.parse_args()
+    print("| question | right | asked |\n|---|---|---|")
+    for kind, (right, asked) in measure(given.model, given.games).items():
+        print(f"| {kind} | {100 * right / asked:.0f} % | {asked} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""Stage `search`: the SFT policy, its replies drawn and chosen with the QNet, on one panel."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from qlass.search.branch import Sampling
+from qlass.search.methods import best_of_n, q_guided
+from tasks import paths
+from tasks.episodes import Setup, record
+from tasks.rollouts import Models, World
+from tasks.runner import Job, run
+
+
+def prepare(given: Any, world: World, method: str, policy: Path, qnet: Path) -> Setup:
+    """Return the setup of a method from the settings (all of them, or those of a stage)."""
+    base, evaluate = given.base, given.evaluate
+    play = {
+        "best_of_n": partial(best_of_n, rollouts=evaluate.rollouts),
+        "qlass": partial(q_guided, proposals=evaluate.proposals),
+    }[method]
+    models = Models(policy, qnet, base.chat_format, base.max_length, evaluate.max_new_tokens, base.device)
+    return Setup(world, models, method, play, Sampling(evaluate.temperature, base.seed, evaluate.candidates))
+
+
+def main(job: Job) -> None:
+    """Write episodes and metrics, and trace the first episodes."""
+    env, method, _ = job.cell.items.values()
+    world = World.of(env, getattr(job.settings.envs, env))
+    setup = prepare(job.settings, world, method, paths.sft_policy(env), paths.qnet(env))
+    record(job, setup, job.settings.evaluate.seeds)
+
+
+if __name__ == "__main__":
+    raise SystemExit(run(Path(__file__).stem, main))
