@@ -53,7 +53,7 @@ class LlamaTrunk:
     """The decoder layers of a `LlamaModel`, applied to chunks that continue cached prefixes."""
 
     def __init__(self, model: LlamaModel, *, dtype: torch.dtype, cache_bytes: int) -> None:
-        """Take over a model's weights (they are cast to `dtype`; attention and norms run in float32 on a CPU).
+        """Take over a model's weights (they are cast to `dtype`, as are the caches).
 
         Raises:
             ModelMismatch: the model is not of the Llama architecture, or has parts that Llama models do not have.
@@ -65,7 +65,6 @@ class LlamaTrunk:
         self.layers, self.hidden_size = int(config.num_hidden_layers), int(config.hidden_size)
         self.heads, self.kv_heads = int(config.num_attention_heads), int(config.num_key_value_heads)
         self.head_dim = int(config.head_dim)
-        self.cache_dtype = torch.float32 if self.device.type == "cpu" else dtype
         self.prefixes = PrefixCache(cache_bytes)
         self._fused = [_FusedLayer(layer) for layer in model.layers]
 
@@ -84,8 +83,8 @@ class LlamaTrunk:
         longest = max(len(prompt.ids) for prompt in prompts)
         shape = (len(prompts), self.kv_heads, longest, self.head_dim)
         space = Workspace(
-            [torch.zeros(shape, dtype=self.cache_dtype, device=self.device) for _ in self._fused],
-            [torch.zeros(shape, dtype=self.cache_dtype, device=self.device) for _ in self._fused],
+            [torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in self._fused],
+            [torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in self._fused],
             torch.tensor([len(prompt.ids) for prompt in prompts], device=self.device),
         )
         for row, (slot, length) in enumerate(known):
@@ -127,7 +126,7 @@ class LlamaTrunk:
         count = torch.tensor([len(new) for new in news], device=self.device)
         positions = begin[:, None] + torch.arange(width, device=self.device)  # (B, T)
         ahead = torch.arange(end, device=self.device) > positions[..., None]  # (B, T, S): causal over the cache
-        bias = _bias(ahead, self.cache_dtype)[:, None, None]  # (B, 1, 1, T, S)
+        bias = _bias(ahead, self.dtype)[:, None, None]  # (B, 1, 1, T, S)
         real = torch.arange(width, device=self.device) < count[:, None]  # (B, T)
         batch_index = torch.tensor(rows, device=self.device)[:, None].expand(-1, width)[real]
         place = positions[real]
@@ -135,15 +134,15 @@ class LlamaTrunk:
         cos, sin = self.model.rotary_emb(x, position_ids=positions)
         for number, layer in enumerate(self._fused):
             query, key, value = layer.project(x, cos, sin, self.heads, self.kv_heads, self.head_dim)
-            space.keys[number][batch_index, :, place] = key[real].to(self.cache_dtype)
-            space.values[number][batch_index, :, place] = value[real].to(self.cache_dtype)
+            space.keys[number][batch_index, :, place] = key[real]
+            space.values[number][batch_index, :, place] = value[real]
             keys, values = space.keys[number][rows, :, :end], space.values[number][rows, :, :end]
-            grouped = _by_kv_head(query.to(self.cache_dtype), self.kv_heads)  # (B, kv, g*T, D)
+            grouped = _by_kv_head(query, self.kv_heads)  # (B, kv, g*T, D)
             scores = grouped @ keys.transpose(-1, -2) * self.head_dim**-0.5
             scores = scores.unflatten(2, (-1, width)).add_(bias)
-            weights = scores.softmax(-1, dtype=torch.float32).to(values.dtype)  # (B, kv, g, T, S)
+            weights = scores.softmax(-1)  # (B, kv, g, T, S); summed up in float32 inside
             mixed = (weights.flatten(2, 3) @ values).unflatten(2, (-1, width))  # (B, kv, g, T, D)
-            x = layer.finish(x, mixed.permute(0, 3, 1, 2, 4).flatten(2).to(self.dtype))
+            x = layer.finish(x, mixed.permute(0, 3, 1, 2, 4).flatten(2))
         hidden: Tensor = self.model.norm(x)
         return hidden[torch.arange(len(rows), device=self.device), count - 1]
 
@@ -177,13 +176,13 @@ class LlamaTrunk:
         positions = positions.expand(batch, width, count).flatten(0, 1)
         cos, sin = self.model.rotary_emb(x, position_ids=positions)
         span = torch.arange(int(space.lengths.max()), device=self.device)
-        prefix_bias = _bias(span >= space.lengths[:, None], self.cache_dtype)[:, None, None]  # (B, 1, 1, S)
+        prefix_bias = _bias(span >= space.lengths[:, None], self.dtype)[:, None, None]  # (B, 1, 1, S)
         ahead = torch.ones(count, tail.length + count, dtype=torch.bool, device=self.device).triu(tail.length + 1)
-        tail_bias = _bias(ahead, self.cache_dtype)  # (T, tail)
+        tail_bias = _bias(ahead, self.dtype)  # (T, tail)
         for number, layer in enumerate(self._fused):
             query, key, value = layer.project(x, cos, sin, self.heads, self.kv_heads, self.head_dim)
-            tail_keys, tail_values = tail.append(number, key.to(self.cache_dtype), value.to(self.cache_dtype))
-            rows = _by_kv_head(query.to(self.cache_dtype), self.kv_heads)  # (B*n, kv, g*T, D)
+            tail_keys, tail_values = tail.append(number, key, value)
+            rows = _by_kv_head(query, self.kv_heads)  # (B*n, kv, g*T, D)
             shared = rows.unflatten(0, (batch, width)).transpose(1, 2).flatten(2, 3)  # (B, kv, n*g*T, D)
             keys = space.keys[number][:, :, : span.numel()]
             over_prefix = (shared @ keys.transpose(-1, -2)).add_(prefix_bias)
@@ -191,12 +190,12 @@ class LlamaTrunk:
             over_tail = over_tail.unflatten(2, (-1, count)).add_(tail_bias).flatten(2, 3)
             over_tail = over_tail.unflatten(0, (batch, width)).transpose(1, 2).flatten(2, 3)
             scores = torch.cat((over_prefix, over_tail), -1).mul_(self.head_dim**-0.5)
-            weights = scores.softmax(-1, dtype=torch.float32).to(self.cache_dtype)
+            weights = scores.softmax(-1)
             mixed = weights[..., : span.numel()] @ space.values[number][:, :, : span.numel()]
             own = weights[..., span.numel() :].unflatten(2, (width, -1)).transpose(1, 2).flatten(0, 1)
             mixed = mixed.unflatten(2, (width, -1)).transpose(1, 2).flatten(0, 1) + own @ tail_values
             mixed = mixed.unflatten(2, (-1, count)).permute(0, 3, 1, 2, 4).flatten(2)  # (B*n, T, heads*D)
-            x = layer.finish(x, mixed.to(self.dtype))
+            x = layer.finish(x, mixed)
         tail.length += count
         states: Tensor = self.model.norm(x).unflatten(0, (batch, width))
         return states
@@ -208,8 +207,8 @@ class Tail:
     def __init__(self, trunk: LlamaTrunk, rows: int, capacity: int) -> None:
         """Reserve room for `capacity` tokens of `rows` replies."""
         shape = (rows, trunk.kv_heads, capacity, trunk.head_dim)
-        self.keys = [torch.zeros(shape, dtype=trunk.cache_dtype, device=trunk.device) for _ in range(trunk.layers)]
-        self.values = [torch.zeros(shape, dtype=trunk.cache_dtype, device=trunk.device) for _ in range(trunk.layers)]
+        self.keys = [torch.zeros(shape, dtype=trunk.dtype, device=trunk.device) for _ in range(trunk.layers)]
+        self.values = [torch.zeros(shape, dtype=trunk.dtype, device=trunk.device) for _ in range(trunk.layers)]
         self.length = 0
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
@@ -217,7 +216,8 @@ class Tail:
         end = self.length + key.shape[1]
         self.keys[layer][:, :, self.length : end] = key.transpose(1, 2)
         self.values[layer][:, :, self.length : end] = value.transpose(1, 2)
-        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
+        # Copied: products of strided bf16 tensors are ten times slower on a CPU.
+        return self.keys[layer][:, :, :end].contiguous(), self.values[layer][:, :, :end].contiguous()
 
     def select(self, rows: Tensor) -> None:
         """Keep some replies, in the given order."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 
@@ -27,6 +27,7 @@ class LocalSettings:
         max_new_tokens: tokens of one reply.
         device: auto, cpu or cuda.
         cache_mb: megabytes of keys and values that each model keeps between calls.
+        precision: of matrix products; auto is bf16 where the hardware has it, else fp32.
     """
 
     chat_format: str
@@ -34,6 +35,7 @@ class LocalSettings:
     max_new_tokens: int
     device: str = "auto"
     cache_mb: int = 384
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
 
 
 def local_policy(folder: Path, settings: LocalSettings, normalise: Callable[[str], str]) -> LocalPolicy:
@@ -48,7 +50,7 @@ def local_policy(folder: Path, settings: LocalSettings, normalise: Callable[[str
     model, tokenizer = load_policy(folder, device=device)
     causal = cast("Any", model)
     return LocalPolicy(
-        LlamaTrunk(causal.model, dtype=_dtype(device), cache_bytes=settings.cache_mb << 20),
+        LlamaTrunk(causal.model, dtype=_dtype(device, settings.precision), cache_bytes=settings.cache_mb << 20),
         causal.lm_head.weight,
         load_chat_format(settings.chat_format, tokenizer),
         lambda ids: str(tokenizer.decode(ids)),
@@ -64,7 +66,9 @@ def local_qnet(folder: Path, settings: LocalSettings) -> LocalValueFunction:
     qnet, tokenizer = load_qnet(folder)
     qnet.to(device)
     return LocalValueFunction(
-        LlamaTrunk(cast("Any", qnet.backbone), dtype=_dtype(device), cache_bytes=settings.cache_mb << 20),
+        LlamaTrunk(
+            cast("Any", qnet.backbone), dtype=_dtype(device, settings.precision), cache_bytes=settings.cache_mb << 20
+        ),
         qnet.values,
         load_chat_format(settings.chat_format, tokenizer),
         max_length=settings.max_length,
@@ -72,6 +76,11 @@ def local_qnet(folder: Path, settings: LocalSettings) -> LocalValueFunction:
     )
 
 
-def _dtype(device: torch.device) -> torch.dtype:
-    """Choose the dtype of matrix products: bf16 on a GPU; float32 on a CPU, where small batches gain nothing from bf16."""
-    return torch.bfloat16 if device.type == "cuda" else torch.float32
+def _dtype(device: torch.device, precision: Literal["auto", "fp32", "bf16"]) -> torch.dtype:
+    """Resolve `auto`: bf16 halves what decoding reads, but is very slow on processors without it.
+
+    The processor is asked, not timed: on a busy machine two workers of one run could measure different answers.
+    """
+    has_bf16 = device.type == "cuda" or bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+    fast = precision == "bf16" or (precision == "auto" and has_bf16)
+    return torch.bfloat16 if fast else torch.float32

@@ -209,9 +209,7 @@ def test_rows_can_be_dropped_between_chunks(build_model: BuildModel, plain: Plai
             torch.testing.assert_close(states[place, sibling], expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("cache_dtype", [torch.float32, torch.bfloat16])
-def test_bfloat16(build_model: BuildModel, plain: Plain, cache_dtype: torch.dtype) -> None:
-    """bfloat16 weights; the keys and values in float32 as on a CPU, or in bfloat16 as on a GPU."""
+def test_bfloat16(build_model: BuildModel, plain: Plain) -> None:
     rng, model = random.Random(8), build_model(initializer_range=0.1)
     prompts = [prompt_of(talk(rng, messages)) for messages in (2, 5)]
     replies = torch.tensor([[[rng.randrange(7, 30) for _ in range(3)] for _ in range(2)] for _ in prompts])
@@ -220,7 +218,6 @@ def test_bfloat16(build_model: BuildModel, plain: Plain, cache_dtype: torch.dtyp
         for prompt, rows in zip(prompts, replies, strict=True)
     ]
     trunk = LlamaTrunk(model.model, dtype=torch.bfloat16, cache_bytes=AMPLE)
-    trunk.cache_dtype = cache_dtype
     for _ in range(2):  # the second time from the cache
         space, last, _ = trunk.prefill(prompts)
         states = trunk.extend(space, replies, Tail(trunk, 4, 3))

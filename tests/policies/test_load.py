@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from qlass.records import History, Message
 
 BuildModel = Callable[..., LlamaForCausalLM]
 
-SETTINGS = LocalSettings("qlass", max_length=300, max_new_tokens=12, device="cpu", cache_mb=1)
+SETTINGS = LocalSettings("qlass", max_length=300, max_new_tokens=12, device="cpu", cache_mb=1, precision="fp32")
 
 
 @pytest.fixture
@@ -46,6 +47,18 @@ def test_a_loaded_policy_proposes_as_the_saved_model(
     )
     requests = [Propose(history, (1, 2), 0.8) for history in histories[:4]]
     assert local_policy(folder, SETTINGS, str.upper).propose(requests) == saved.propose(requests)
+
+
+def test_half_precision_scores_nearly_the_same(
+    folder: Path, build_model: BuildModel, histories: list[History]
+) -> None:
+    qnet = QNet(build_model(6).model, width=8).eval().requires_grad_(False)
+    save_qnet(qnet, folder.parent / "qnet", folder)
+    requests = [Score(history, ("Action: go east", "Action: take key")) for history in histories[:4]]
+    half = local_qnet(folder.parent / "qnet", replace(SETTINGS, precision="bf16")).score(requests)
+    full = local_qnet(folder.parent / "qnet", SETTINGS).score(requests)
+    assert half != full
+    assert half == [pytest.approx(values, abs=0.02) for values in full]
 
 
 def test_a_loaded_qnet_scores_as_the_saved_one(
