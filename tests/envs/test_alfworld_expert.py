@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from itertools import islice, pairwise
 from pathlib import Path
@@ -73,10 +74,19 @@ def test_the_expert_wins(played: list[Played]) -> None:
 def test_thoughts_are_short_and_name_what_the_action_uses(played: list[Played]) -> None:
     for episode in played:
         for thought, action, _ in episode.steps:
-            assert len(thought.split()) <= 15, thought
+            assert len(thought.split()) <= 20, thought
             words = action.split()
             named = [f"{word} {number}" for word, number in pairwise(words) if number.isdigit()]
             assert all(name in thought.lower() for name in named), (thought, action)
+
+
+def test_thoughts_name_the_need_before_the_decision(played: list[Played]) -> None:
+    """What is in sight can then be compared with the words just written, and not with a task sentence far away."""
+    for episode in played:
+        for thought, action, _ in episode.steps:
+            verb, kind = action.split()[:2]
+            if verb in {"take", "use"}:
+                assert re.search(rf"I need (a|one more) {kind}\. I see {kind} ", thought), thought
 
 
 def test_it_never_closes_and_never_repeats_a_visit_in_vain(played: list[Played]) -> None:
