@@ -89,8 +89,10 @@ def plan_of(repo: Repo, targets: Sequence[str], *, force: bool) -> list[PlannedS
     import networkx
 
     # A name, since DVC's address of a stage (and its status) depends on the working directory.
-    stages = {stage.name: stage for stage in repo.index.stages}
-    graph = networkx.relabel_nodes(repo.index.graph, {stage: name for name, stage in stages.items()})
+    # DVC joins all dvc.yaml files of a repository; those below the root, such as pretrain/, are pipelines of their own.
+    stages = {stage.name: stage for stage in repo.index.stages if stage.path_in_repo == "dvc.yaml"}
+    own = repo.index.graph.subgraph(stages.values())
+    graph = networkx.relabel_nodes(own, {stage: name for name, stage in stages.items()})
     chosen = choose(targets, list(stages))
     selected = chosen.union(*(networkx.descendants(graph, name) for name in chosen))
     status = repo.status()

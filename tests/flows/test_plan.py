@@ -74,6 +74,16 @@ def test_only_searches_need_the_qnet(tmp_path):
     assert all(any(need.startswith("qnet@") for need in stage.needs) for stage in searches)
 
 
+def test_pipelines_below_the_root_are_left_alone(tmp_path):
+    """DVC joins all dvc.yaml files into one graph: `make flow` once tried to run the pretraining."""
+    for name in ("dvc.yaml", "params.yaml", "pretrain/dvc.yaml", "pretrain/params.yaml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(REPOSITORY / name, tmp_path / name)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "--quiet"], cwd=tmp_path, check=True)
+    groups = {stage.name.partition("@")[0] for stage in make_plan(tmp_path, [])}
+    assert groups == {"expert", "base", "sft", "explore", "label", "qnet", "evaluate", "search", "report"}
+
+
 def test_many_reasons_stay_short():
     assert after([]) == []
     assert after(["a", "b", "c"]) == ["after a, b, c"]
