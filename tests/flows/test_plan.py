@@ -62,10 +62,16 @@ def test_reasons(project, monkeypatch):
     }
 
 
+def real_graph(root: Path, *names: str) -> None:
+    """Make a DVC project of the repository's own files of that name."""
+    for name in names:
+        (root / name).parent.mkdir(exist_ok=True)
+        shutil.copy(REPOSITORY / name, root / name)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "--quiet"], cwd=root, check=True)
+
+
 def test_only_searches_need_the_qnet(tmp_path):
-    for name in ("dvc.yaml", "params.yaml"):
-        shutil.copy(REPOSITORY / name, tmp_path)
-    subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "--quiet"], cwd=tmp_path, check=True)
+    real_graph(tmp_path, "dvc.yaml", "params.yaml")
     plan = {target: make_plan(tmp_path, [target]) for target in ("evaluate", "search")}
     groups = {target: {stage.name.partition("@")[0] for stage in stages} for target, stages in plan.items()}
     assert groups["evaluate"] == {"expert", "base", "sft", "evaluate"}
@@ -76,10 +82,7 @@ def test_only_searches_need_the_qnet(tmp_path):
 
 def test_pipelines_below_the_root_are_left_alone(tmp_path):
     """DVC joins all dvc.yaml files into one graph: `make flow` once tried to run the pretraining."""
-    for name in ("dvc.yaml", "params.yaml", "pretrain/dvc.yaml", "pretrain/params.yaml"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        shutil.copy(REPOSITORY / name, tmp_path / name)
-    subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "--quiet"], cwd=tmp_path, check=True)
+    real_graph(tmp_path, "dvc.yaml", "params.yaml", "pretrain/dvc.yaml", "pretrain/params.yaml")
     groups = {stage.name.partition("@")[0] for stage in make_plan(tmp_path, [])}
     assert groups == {"expert", "base", "sft", "explore", "label", "qnet", "evaluate", "search", "report"}
 
