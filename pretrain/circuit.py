@@ -13,6 +13,9 @@ Kolter (arXiv 2305.09828).
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from transformers import LlamaForCausalLM
 
@@ -23,7 +26,7 @@ MATCH = 4.0
 
 
 @torch.no_grad()
-def install_induction(model: LlamaForCausalLM) -> None:
+def install_induction(model: LlamaForCausalLM, names: Sequence[tuple[int, int, int]] = ()) -> None:
     """Overwrite the start of a freshly built model; its embeddings must not be tied.
 
     The residual stream (hidden,) is used as: 0 a constant, 1 to head_dim the token's code, the last head_dim the code of
@@ -36,6 +39,8 @@ def install_induction(model: LlamaForCausalLM) -> None:
     code, before = slice(1, 1 + width), slice(config.hidden_size - width, config.hidden_size)
     embedding = model.model.embed_tokens.weight
     embedding.normal_()
+    for name, kind, number in names:
+        embedding[name] = (embedding[kind] + embedding[number]) / math.sqrt(2)
     embedding[:, 0] = 6.0
     model.lm_head.weight.copy_(0.02 * embedding)
     model.lm_head.weight[:, 0] = 0.0

@@ -139,18 +139,18 @@ def main() -> None:
     specs = list(itertools.islice(panels.panels({}, "train", seed), settings["games"]))
     OUT.parent.mkdir(parents=True, exist_ok=True)
     temporary = OUT.with_suffix(".tmp")
-    nouns: set[str] = set()
+    names: set[str] = set()
     with temporary.open("w") as out, multiprocessing.get_context("spawn").Pool(2) as pool:
         jobs = [(spec, settings, seed) for spec in specs]
         for done, episodes in enumerate(pool.imap(play_game, jobs)):
             for messages in episodes:
-                nouns.update(re.findall(r"([a-z]+) \d+", messages[1][1] + messages[-1][1] + messages[3][1]))
+                names.update(re.findall(r"[a-z]+ \d+", messages[1][1] + messages[3][1]))
                 out.write(json.dumps(messages) + "\n")
             if done % 50 == 0:
                 logger.info("games=%d", done)
         rng = random.Random(derive_seed(seed, "recall"))
         for _ in range(settings["recall"]):
-            out.write(json.dumps(recall_conversation(sorted(nouns), rng)) + "\n")
+            out.write(json.dumps(recall_conversation(sorted(names), rng)) + "\n")
     temporary.replace(OUT)
 
 

@@ -55,7 +55,7 @@ def measure(folder: Path, games: int) -> dict[str, tuple[int, int]]:
     found: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     for spec in itertools.islice(panels.panels({}, "train", params["seed"]), first, first + games):
         for messages in play_game((spec, params["corpus"] | {"episodes_per_game": 2}, params["seed"])):
-            segments = list(chat._segments(tuple(Message(role, text) for role, text in messages)))
+            segments = list(chat.segments(tuple(Message(role, text) for role, text in messages)))
             ids = list(itertools.chain.from_iterable(segments))
             likely = model(torch.tensor([ids])).logits[0].argmax(-1).tolist()
             ends = list(itertools.accumulate(map(len, segments)))

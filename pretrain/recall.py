@@ -70,12 +70,10 @@ class Notes:
                 return f"What is at {place}?", ", ".join(self.contents[place]) or "nothing"
 
 
-def recall_conversation(nouns: Sequence[str], rng: random.Random) -> list[tuple[str, str]]:
-    """Make up a list of things at places, then ask for it in several ways."""
+def recall_conversation(names: Sequence[str], rng: random.Random) -> list[tuple[str, str]]:
+    """Make up a list of things at places (names like "mug 2", at least 14 of them), then ask for it in several ways."""
     count = rng.randint(4, 14)
-    things = rng.sample([f"{rng.choice(nouns)} {rng.randint(1, 9)}" for _ in range(40)], count)
-    places = [f"{rng.choice(nouns)} {rng.randint(1, 30)}" for _ in range(count)]
-    facts = list(dict(zip(things, places, strict=True)).items())
+    facts = list(zip(rng.sample(names, count), rng.choices(names, k=count), strict=True))
     messages = [("user", " ".join(f"The {thing} is at {place}." for thing, place in facts))]
     for _ in range(rng.randint(3, 8)):
         thing, place = rng.choice(facts)

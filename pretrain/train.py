@@ -9,11 +9,14 @@ Stops at `train.tokens`; a killed run continues from its last checkpoint. The mo
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import logging
 import math
-import random
+import re
+import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,19 +24,22 @@ from typing import Any
 import torch
 import yaml
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import distributed
+from torch.multiprocessing import spawn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from pretrain.circuit import install_induction
 from qlass.prompts import load_chat_format
 from qlass.prompts.chat import ChatFormat
 from qlass.records import Message
-from qlass.seeds import derive_seed
 from qlass.training.attention import choose_attention
+from qlass.training.batches import epoch_batches
 
 logger = logging.getLogger(__name__)
 
 DATA = Path("pretrain/data")
 SPECIAL = ["<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]
+NUMBERS = " ".join(map(str, range(100)))
 WORDS = """Thought: Action: I need to find a one more. next. found it. take it from saw go to is closed. open it. have
 put in on Now clean heat cool hot with at bring use look check is right here. examine around again. first then must"""
 """Plain words of the thoughts in expert data, so that the tokenizer (not the model) knows them."""
@@ -45,57 +51,67 @@ def load_corpus(path: Path) -> list[list[Message]]:
         return [[Message(role, content) for role, content in json.loads(line)] for line in lines]
 
 
-def train_tokenizer(conversations: list[list[Message]], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE in which a word with its leading space, or a number, is one piece."""
+def train_tokenizer(conversations: list[list[Message]], settings: dict[str, int]) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE in which a word with its leading space, a number, or the name of a thing is one piece.
+
+    The engine names things by kind and number, "shelf 3". As one piece, two mentions of a thing are equal tokens, which
+    attention compares in one step; as two, it must first join them.
+    """
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(r" ?[A-Za-z]+| ?\d+|\s|[^\sA-Za-z\d]"), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    words = r" ?[A-Za-z]+| ?\d+|\s|[^\sA-Za-z\d]"
+    tokenizer.pre_tokenizer = _split(words)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
+        vocab_size=settings["vocab_size"],
         special_tokens=SPECIAL,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     texts = [message.content for conversation in conversations for message in conversation]
-    tokenizer.train_from_iterator([*texts, *[f"Thought: {WORDS}"] * 200], trainer)
+    tokenizer.train_from_iterator([*texts, *[f"Thought: {WORDS} {NUMBERS}"] * 200], trainer)
+    # The merges of names come last: a rare name stays a word and a number.
+    described = json.loads(tokenizer.to_str())
+    vocabulary, merges = described["model"]["vocab"], described["model"]["merges"]
+    counts = Counter(name for text in texts for name in re.findall(r"(?<= )[a-z]+ \d+", text))
+    for name in sorted(name for name, count in counts.items() if count >= settings["name_count"]):
+        kind, number = (f"\u0120{part}" for part in name.split())  # the byte-level alphabet's space
+        if kind in vocabulary and number in vocabulary:
+            merges.append([kind, number])
+            vocabulary[kind + number] = len(vocabulary)
+    tokenizer = Tokenizer.from_str(json.dumps(described))
+    tokenizer.pre_tokenizer = _split(rf" [a-z]+ \d{{1,2}}(?!\d)|{words}")
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|end|>")
+
+
+def _split(pattern: str) -> pre_tokenizers.PreTokenizer:
+    """Split text into the matches of a pattern, each as bytes."""
+    return pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(pattern), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
 
 
 def encode(conversations: list[list[Message]], chat: ChatFormat, max_length: int) -> list[torch.Tensor]:
     """Encode each conversation, cut at `max_length` tokens."""
     rows = []
     for conversation in conversations:
-        ids = [token for segment in chat._segments(tuple(conversation)) for token in segment]
+        ids = [token for segment in chat.segments(tuple(conversation)) for token in segment]
         rows.append(torch.tensor(ids[:max_length], dtype=torch.int32))
     return rows
 
 
 def batches(rows: list[torch.Tensor], size: int, seed: int, start: int) -> Iterator[list[torch.Tensor]]:
     """Yield batches of rows of similar length for ever, in an order that depends on the seed alone."""
-    step = 0
-    for epoch in range(10**6):
-        rng = random.Random(derive_seed(seed, "order", epoch))
-        order = list(range(len(rows)))
-        rng.shuffle(order)
-        chunks = [order[i : i + size * 50] for i in range(0, len(order), size * 50)]
-        groups = []
-        for chunk in chunks:
-            chunk.sort(key=lambda row: len(rows[row]))
-            groups += [chunk[i : i + size] for i in range(0, len(chunk), size)]
-        rng.shuffle(groups)
-        for group in groups:
-            if step >= start:
-                yield [rows[row] for row in group]
-            step += 1
+    lengths = [len(row) for row in rows]
+    every = (epoch_batches(lengths, size, seed, epoch) for epoch in itertools.count())
+    for batch in itertools.islice(itertools.chain.from_iterable(every), start, None):
+        yield [rows[row] for row in batch]
 
 
 def loss_of(model: LlamaForCausalLM, rows: list[torch.Tensor]) -> torch.Tensor:
-    """Return the mean next-token loss over all tokens of a batch."""
+    """Return the summed next-token loss over all tokens of a batch."""
     width = max(map(len, rows))
     ids = torch.zeros(len(rows), width, dtype=torch.long)  # (B, T)
     for row, tokens in enumerate(rows):
@@ -104,13 +120,24 @@ def loss_of(model: LlamaForCausalLM, rows: list[torch.Tensor]) -> torch.Tensor:
     with torch.autocast("cpu", torch.bfloat16):
         hidden = model.model(ids).last_hidden_state[:, :-1][real]
         logits = model.lm_head(hidden)
-    return torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:][real])
+    return torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:][real], reduction="sum")
+
+
+def add_up(model: LlamaForCausalLM, loss: torch.Tensor) -> float:
+    """Sum gradients and loss over the processes; return the loss."""
+    grads = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    flat = torch.cat([*map(torch.flatten, grads), loss.detach().reshape(1)])
+    distributed.all_reduce(flat)
+    for grad, part in zip(grads, flat.split([grad.numel() for grad in grads] + [1])[:-1], strict=True):
+        grad.copy_(part.view_as(grad))
+    return float(flat[-1])
 
 
 def train(
     model: LlamaForCausalLM, rows: list[torch.Tensor], settings: dict[str, Any], seed: int
 ) -> list[dict[str, Any]]:
     """Run the schedule: linear warm-up, constant, linear decay to zero over the last 30 % of the tokens."""
+    rank, ranks = distributed.get_rank(), distributed.get_world_size()
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=settings["lr"], betas=(0.9, 0.98), weight_decay=0.05, fused=True
     )
@@ -121,6 +148,7 @@ def train(
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         step, tokens, curve = state["step"], state["tokens"], state["curve"]
+    distributed.barrier()
     clock, since, running = time.monotonic(), tokens, 0.0
     for batch in batches(rows, settings["batch_size"], seed, step):
         left = 1 - tokens / settings["tokens"]
@@ -129,41 +157,62 @@ def train(
         rate = settings["lr"] * min(1.0, (step + 1) / settings["warmup_steps"], left / 0.3)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        loss = loss_of(model, batch)
+        count = sum(map(len, batch))
+        loss = loss_of(model, batch[rank::ranks]) / (count - len(batch))
         loss.backward()
+        mean = add_up(model, loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        step, tokens = step + 1, tokens + sum(map(len, batch))
-        running = loss.item() if not running else 0.98 * running + 0.02 * loss.item()
+        step, tokens = step + 1, tokens + count
+        running = mean if not running else 0.98 * running + 0.02 * mean
         if not math.isfinite(running):
             raise FloatingPointError(f"loss is {running} at step {step}; lower train.lr in pretrain/params.yaml")
         if step % 50 == 0:
             curve.append({"step": step, "tokens": tokens, "loss": round(running, 4)})
             speed = (tokens - since) / (time.monotonic() - clock)
             logger.info("step=%d tokens=%d loss=%.4f lr=%.1e tokens_per_s=%.0f", step, tokens, running, rate, speed)
-        if step % settings["checkpoint_every"] == 0:
+        if step % settings["checkpoint_every"] == 0 and rank == 0:
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
             torch.save({**state, "step": step, "tokens": tokens, "curve": curve}, checkpoint.with_suffix(".tmp"))
             checkpoint.with_suffix(".tmp").replace(checkpoint)
     return curve
 
 
-def main() -> None:
-    """Train and write the model in bf16 with its tokenizer and loss curve."""
-    params = yaml.safe_load(Path("pretrain/params.yaml").read_text())
+def work(rank: int, params: dict[str, Any], meeting: str) -> None:
+    """Train as one of `train.ranks` processes; the first writes the model in bf16 with its tokenizer and loss curve."""
+    logging.basicConfig(level=logging.INFO if rank == 0 else logging.WARNING, format="%(asctime)s %(message)s")
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", meeting, rank=rank, world_size=params["train"]["ranks"])
     torch.manual_seed(params["seed"])
     conversations = load_corpus(DATA / "corpus.jsonl")
-    start = params["train"]["start"]
-    if start:  # a tokenizer belongs to its model
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(start)
-    else:
-        tokenizer = train_tokenizer(conversations, params["tokenizer"]["vocab_size"])
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(DATA / "tokenizer")
     chat = load_chat_format("qlass", tokenizer)
     rows = encode(conversations, chat, params["train"]["max_length"])
     logger.info("conversations=%d tokens=%d longest=%d", len(rows), sum(map(len, rows)), max(map(len, rows)))
+    if start := params["train"]["start"]:
+        model = LlamaForCausalLM.from_pretrained(start, dtype=torch.float32)
+        carry_over(model, PreTrainedTokenizerFast.from_pretrained(start), tokenizer)
+    else:
+        model = new_model(params["model"], tokenizer)
+    choose_attention(model, torch.device("cpu"))
+    logger.info("parameters=%d", model.num_parameters())
+    curve = train(model, rows, params["train"], params["seed"])
+    if rank == 0:
+        out = Path(params["out"])
+        model.to(torch.bfloat16).save_pretrained(out)
+        tokenizer.save_pretrained(out)
+        with (out / "pretraining_loss.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, ["step", "tokens", "loss"])
+            writer.writeheader()
+            writer.writerows(curve)
+    distributed.destroy_process_group()
+
+
+def new_model(shape: dict[str, int], tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """Build an untrained model that starts with the induction circuit."""
     config = LlamaConfig(
-        **params["model"],
+        **shape,
         vocab_size=len(tokenizer),
         max_position_embeddings=4096,
         tie_word_embeddings=False,
@@ -173,23 +222,46 @@ def main() -> None:
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
     )
-    if start:
-        model = LlamaForCausalLM.from_pretrained(start, dtype=torch.float32)
-    else:
-        model = LlamaForCausalLM(config)
-        install_induction(model)
-    choose_attention(model, torch.device("cpu"))
-    logger.info("parameters=%d", model.num_parameters())
-    curve = train(model, rows, params["train"], params["seed"])
-    out = Path(params["out"])
-    model.to(torch.bfloat16).save_pretrained(out)
-    tokenizer.save_pretrained(out)
-    with (out / "pretraining_loss.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["step", "tokens", "loss"])
-        writer.writeheader()
-        writer.writerows(curve)
+    model = LlamaForCausalLM(config)
+    install_induction(model, names_of(tokenizer))
+    return model
+
+
+@torch.no_grad()
+def carry_over(model: LlamaForCausalLM, old: PreTrainedTokenizerFast, new: PreTrainedTokenizerFast) -> None:
+    """Give a model another tokenizer: pieces that both have keep their embeddings (all of them, for equal tokenizers).
+
+    A name that was two pieces starts as their sum, scaled to the size of one; any other new piece as the mean piece.
+    """
+    known, pieces, names = old.get_vocab(), new.get_vocab(), names_of(new)
+    model.config.vocab_size = len(new)
+    for module in (model.model.embed_tokens, model.lm_head):
+        before = module.weight.data
+        mean = before.mean(0)
+        after = mean.repeat(len(new), 1)
+        for piece in known.keys() & pieces.keys():
+            after[pieces[piece]] = before[known[piece]]
+        for name, kind, number in names:
+            if new.convert_ids_to_tokens(name) not in known:
+                after[name] = mean + (after[kind] + after[number] - 2 * mean) / math.sqrt(2)
+        module.weight = torch.nn.Parameter(after)
+    model.model.embed_tokens.num_embeddings = model.lm_head.out_features = len(new)
+
+
+def names_of(tokenizer: PreTrainedTokenizerFast) -> list[tuple[int, int, int]]:
+    """Return (name, kind, number) for each piece that is a whole name, as token ids."""
+    pieces = tokenizer.get_vocab()
+    parts = {piece: re.fullmatch(r"(\u0120[a-z]+)(\u0120\d+)", piece) for piece in pieces}
+    return sorted((pieces[piece], pieces[found[1]], pieces[found[2]]) for piece, found in parts.items() if found)
+
+
+def main() -> None:
+    """Make the tokenizer, then train."""
+    params = yaml.safe_load(Path("pretrain/params.yaml").read_text())
+    train_tokenizer(load_corpus(DATA / "corpus.jsonl"), params["tokenizer"]).save_pretrained(DATA / "tokenizer")
+    with tempfile.TemporaryDirectory() as folder:
+        spawn(work, (params, f"file://{folder}/meeting"), nprocs=params["train"]["ranks"])
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     main()

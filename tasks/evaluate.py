@@ -20,7 +20,7 @@ def main(job: Job) -> None:
     policy = paths.BASE_POLICY if method == "base" else paths.sft_policy(env)
     setup = Setup(
         World.of(env, getattr(job.settings.envs, env)),
-        Models(policy, None, base.chat_format, base.max_length, given.max_new_tokens, base.device),
+        Models.of(base, policy, None, given.max_new_tokens),
         method,
         partial(single, method=method),
         Sampling(0.0, base.seed, given.candidates),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from qlass.envs import get_definition, make_env
 from qlass.envs.base import EnvDefinition, TextEnv
-from tasks.settings import Env
+from tasks.settings import Base, Env
 
 if TYPE_CHECKING:
     from qlass.search.driver import Routine
@@ -34,6 +34,11 @@ class Models:
     max_length: int
     max_new_tokens: int
     device: str
+
+    @classmethod
+    def of(cls, base: Base, policy: Path, qnet: Path | None, max_new_tokens: int) -> Self:
+        """Take the rest from the section `base` of params.yaml."""
+        return cls(policy, qnet, base.chat_format, base.max_length, max_new_tokens, base.device)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ def prepare(given: Any, world: World, method: str, policy: Path, qnet: Path) -> 
         "best_of_n": partial(best_of_n, rollouts=evaluate.rollouts),
         "qlass": partial(q_guided, proposals=evaluate.proposals),
     }[method]
-    models = Models(policy, qnet, base.chat_format, base.max_length, evaluate.max_new_tokens, base.device)
+    models = Models.of(base, policy, qnet, evaluate.max_new_tokens)
     return Setup(world, models, method, play, Sampling(evaluate.temperature, base.seed, evaluate.candidates))
 
 

@@ -50,20 +50,26 @@ class TrainingRow:
 
 
 class ChatFormat:
-    """How one family of models writes messages. `segments` is the only thing that differs between families."""
+    """How one family of models writes messages. `segments` is the only thing that differs between families.
+
+    Attributes:
+        name: the value of `base.chat_format`.
+        stop: the id that ends a generated reply.
+        segments: yields the ids of each message of a history in turn; a message that has no ids of its own yields ().
+    """
 
     def __init__(self, name: str, segments: Callable[[History], Iterator[Ids]], opening: Ids, closing: Ids, stop: int):
         """Hold a format.
 
         Args:
-            name: the value of `base.chat_format`.
-            segments: yields the ids of each message in turn; a message that has no ids of its own yields ().
+            name: see Attributes.
+            segments: see Attributes.
             opening: ids after the last message that open the assistant's reply.
             closing: ids that close an assistant segment (the end of turn), the last of them being `stop`.
-            stop: the id that ends a generated reply.
+            stop: see Attributes.
         """
-        self.name, self.stop = name, stop
-        self._segments, self._opening, self._closing = segments, opening, closing
+        self.name, self.stop, self.segments = name, stop, segments
+        self._opening, self._closing = opening, closing
 
     def prompt(self, history: History, max_length: int) -> Prompt:
         """Encode a history that ends with a user message, ready for a reply.
@@ -74,7 +80,7 @@ class ChatFormat:
             history: system, user, assistant, user, ...
             max_length: tokens that the prompt may have.
         """
-        segments = list(self._segments(history))
+        segments = list(self.segments(history))
         kept, _ = _fit(segments, max_length - len(self._opening))
         ids: list[int] = []
         boundaries = []
@@ -86,12 +92,12 @@ class ChatFormat:
 
     def reply(self, text: str) -> Ids:
         """Encode the text of a reply as it stands after a prompt, without the end of turn."""
-        (segment,) = list(self._segments((Message("assistant", text),)))
+        (segment,) = list(self.segments((Message("assistant", text),)))
         return segment[len(self._opening) : len(segment) - len(self._closing)]
 
     def row(self, history: History, max_length: int) -> TrainingRow:
         """Encode a whole conversation for training; see `TrainingRow`. Truncates like `prompt`."""
-        segments = list(self._segments(history))
+        segments = list(self.segments(history))
         kept, dropped = _fit(segments, max_length)
         row = TrainingRow([], [], [-1] * (dropped // 2))
         roles = [message.role for message in history]

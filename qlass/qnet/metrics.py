@@ -23,6 +23,7 @@ class ScoredNode:
         depth: actions from the root.
         target: the label.
         predicted: the QNet's value.
+        valid: the environment executed the action.
     """
 
     task_id: str
@@ -30,6 +31,7 @@ class ScoredNode:
     depth: int
     target: float
     predicted: float
+    valid: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,8 @@ class _Group:
         pairs: pairs with different targets.
         right: of those, how many the QNet orders as the targets do; a tie counts one half.
         correlation: Spearman's, None where all targets are equal.
+        mixed: pairs of a valid and an invalid action.
+        refused: of those, in how many the QNet gives the invalid one the lower value.
     """
 
     task_id: str
@@ -49,6 +53,8 @@ class _Group:
     pairs: int
     right: float
     correlation: float | None
+    mixed: int
+    refused: float
 
 
 def qnet_metrics(
@@ -65,13 +71,17 @@ def qnet_metrics(
 
     Returns:
         mse and baseline_mse; pairwise_accuracy of siblings with different targets (0.5 is chance), its interval and
-        pairs; rank_correlation, the mean over groups of siblings, and groups. None where there is nothing to compare.
+        pairs; rank_correlation, the mean over groups of siblings, and groups; invalid_accuracy and invalid_pairs: of a
+        valid and an invalid sibling, how often the invalid one has the lower value. That asks what can be read, while
+        most other pairs differ by luck: the object lies in one of two places not looked into. None where there is
+        nothing to compare.
     """
     target = np.array([node.target for node in nodes])
     predicted = np.array([node.predicted for node in nodes])
     groups = _groups(nodes)
     low, high = _interval(groups, resamples, confidence, seed)
     summary = _summary(groups)
+    mixed = sum(group.mixed for group in groups)
     return {
         "validation_tasks": len({node.task_id for node in nodes}),
         "validation_nodes": len(nodes),
@@ -83,6 +93,8 @@ def qnet_metrics(
         "pairwise_pairs": summary["n_pairs"],
         "rank_correlation": summary["rank_correlation"],
         "rank_groups": summary["n_groups"],
+        "invalid_accuracy": sum(group.refused for group in groups) / mixed if mixed else None,
+        "invalid_pairs": mixed,
     }
 
 
@@ -148,7 +160,11 @@ def _compare(family: Sequence[ScoredNode]) -> _Group:
     differ = wanted != 0
     right = float((wanted == found)[differ].sum() + 0.5 * (found == 0)[differ].sum())
     correlation = spearman(target, predicted) if differ.any() else None
-    return _Group(family[0].task_id, family[0].depth, int(differ.sum()), right, correlation)
+    valid = np.array([node.valid for node in family], dtype=int)
+    mixed = valid[first] != valid[second]
+    refused = float((np.sign(valid[first] - valid[second]) == found)[mixed].sum() + 0.5 * (found == 0)[mixed].sum())
+    pairs = int(differ.sum())
+    return _Group(family[0].task_id, family[0].depth, pairs, right, correlation, int(mixed.sum()), refused)
 
 
 def _summary(groups: Sequence[_Group]) -> Row:

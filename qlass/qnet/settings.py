@@ -23,6 +23,7 @@ class QNetSettings:
         target: q_norm or q; which Q-value is learnt where `label.q_type` is q.
         supervise: action_end (the paper) or every_token (the released code).
         tail: steps kept of a failed branch below its last choice; None keeps all; see `qlass.qnet.data.tree_rows`.
+        tasks: explored tasks to learn from, the first ones of those not kept for validation; None: all of them.
         validation_fraction: share of the tasks, in (0, 1), that are kept for validation.
     """
 
@@ -31,6 +32,7 @@ class QNetSettings:
     target: Literal["q_norm", "q"] = "q_norm"
     supervise: Literal["action_end", "every_token"] = "action_end"
     tail: int | None = None
+    tasks: int | None = None
     validation_fraction: float = 0.1
 
     def __post_init__(self) -> None:
@@ -43,6 +45,8 @@ class QNetSettings:
         check_choice("target", self.target, ("q_norm", "q"))
         if self.tail is not None:
             check_whole("tail", self.tail, 0)
+        if self.tasks is not None:
+            check_whole("tasks", self.tasks, 1)
         check_choice("supervise", self.supervise, ("action_end", "every_token"))
         check_number("validation_fraction", self.validation_fraction, low=0.0, high=1.0, low_open=True, high_open=True)
         if self.train.lora is not None:
@@ -55,7 +59,7 @@ class QNetSettings:
         Raises:
             SettingsError: a key is missing or unknown, or a value is out of range; the message starts with `section`.
         """
-        own = {"head_width", "target", "supervise", "tail", "validation_fraction"}
+        own = {"head_width", "target", "supervise", "tail", "tasks", "validation_fraction"}
         train = TrainSettings.from_params(section, {key: value for key, value in values.items() if key not in own})
         try:
             return cls(train=train, **{key: value for key, value in values.items() if key in own})

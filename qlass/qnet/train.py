@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import torch
 
-from qlass.errors import DataError
+from qlass.errors import DataError, SettingsError
 from qlass.prompts import load_chat_format
 from qlass.qnet.data import Labels, PathRow, label_values, tree_rows, validation_tasks
 from qlass.qnet.metrics import Row, ScoredNode, calibration_table, qnet_metrics, siblings_table
@@ -82,6 +82,7 @@ def train_qnet(  # noqa: PLR0913  (named one by one, as the stage has them)
 
     Raises:
         DataError: too few trees, or a node without a label.
+        SettingsError: more tasks are asked for than there are.
         ModelMismatch: the tokenizer does not fit the model or the chat format.
     """
     work_dir.mkdir(parents=True, exist_ok=True)
@@ -95,6 +96,12 @@ def train_qnet(  # noqa: PLR0913  (named one by one, as the stage has them)
         return [row for tree in chosen for row in tree_rows(tree, values, supervise=supervise, **options)]
 
     training = [tree for tree in grown if tree.task_id not in kept]
+    if settings.tasks is not None and settings.tasks > len(training):
+        raise SettingsError(
+            f"qnet.tasks: found {settings.tasks}; allowed: 1 to {len(training)} (the explored tasks that are not kept for "
+            "validation), or null; or explore more (explore.tasks)"
+        )
+    training = training[: settings.tasks]
     validation = [tree for tree in grown if tree.task_id in kept]
     rows = rows_of(training, settings.supervise, settings.tail)
     precision = resolve_precision(settings.train, device, work_dir)
@@ -115,6 +122,7 @@ def train_qnet(  # noqa: PLR0913  (named one by one, as the stage has them)
     )
     counts = {
         "trees": len(grown),
+        "train_tasks": len(training),
         "empty_trees": len(trees) - len(grown),
         "rows": len(rows),
         "train_nodes": sum(len(tree.nodes) for tree in training),
@@ -172,6 +180,7 @@ def score_nodes(
             node.depth,
             values[tree.task_id, node.node_id],
             predicted[tree.task_id, node.node_id],
+            node.step.valid,
         )
         for tree in trees
         for node in tree.nodes

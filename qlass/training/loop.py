@@ -83,10 +83,11 @@ def train(
     total = per_epoch * settings.epochs
     state = load_checkpoint(folder, engine, fingerprint)
     batches: list[list[int]] = []
+    lengths = [len(row.ids) for row in rows]
     for step in range(state.step, total):
         epoch, index = divmod(step, per_epoch)
         if index == 0 or not batches:
-            batches = epoch_batches(len(rows), settings.batch_size, seed, epoch)
+            batches = epoch_batches(lengths, settings.batch_size, seed, epoch)
         lr = learning_rate(step, total, settings.lr, settings.warmup_ratio)
         with torch.random.fork_rng(devices=[engine.device] if engine.device.type == "cuda" else []):
             torch.manual_seed(derive_seed(seed, "dropout", step, engine.rank))

@@ -89,6 +89,23 @@ def test_thoughts_name_the_need_before_the_decision(played: list[Played]) -> Non
                 assert re.search(rf"I need (a|one more) {kind}\. I see {kind} ", thought), thought
 
 
+def test_thoughts_name_the_treatment_before_the_tool(played: list[Played]) -> None:
+    """Which tool it is can then be read from the words just written, and not from a task sentence far away."""
+    state, tool = (
+        {"clean": "clean", "heat": "hot", "cool": "cool"},
+        {"clean": "sinkbasin", "heat": "microwave", "cool": "fridge"},
+    )
+    named: set[str] = set()
+    for episode in played:
+        for thought, action, _ in episode.steps:
+            if found := re.fullmatch(r"I have .+\. It must be (\w+)\. I bring it to .+\.", thought):
+                category = episode.spec.category
+                assert found[1] == state[category]
+                assert action.startswith(f"go to {tool[category]} ")
+                named.add(category)
+    assert named == set(state)
+
+
 def test_it_never_closes_and_never_repeats_a_visit_in_vain(played: list[Played]) -> None:
     for episode in played:
         actions = [action for _, action, _ in episode.steps]

@@ -33,6 +33,20 @@ def test_numbers_of_a_worked_example() -> None:
     assert found["baseline_mse"] == pytest.approx(np.mean([(node.target - 0.4) ** 2 for node in NODES]))
 
 
+def test_invalid_siblings_should_have_the_lower_value() -> None:
+    def node(parent: int, predicted: float, *, valid: bool) -> ScoredNode:
+        return ScoredNode("a", parent, 1, 0.5, predicted, valid)
+
+    nodes = [
+        *(node(-1, 0.2, valid=False), node(-1, 0.3, valid=True), node(-1, 0.1, valid=True)),  # one right, one wrong
+        *(node(0, 0.4, valid=False), node(0, 0.4, valid=True)),  # a tie
+        *(node(1, 0.4, valid=False), node(1, 0.9, valid=False)),  # nothing to tell apart
+    ]
+    found = qnet_metrics(nodes, 0.4, resamples=10, confidence=0.95, seed=0)
+    assert (found["invalid_accuracy"], found["invalid_pairs"]) == (pytest.approx(1.5 / 3), 3)
+    assert found["pairwise_pairs"] == 0
+
+
 def test_siblings_by_depth() -> None:
     assert [
         (row["depth"], row["n_pairs"], row["pairwise_accuracy"], row["n_groups"]) for row in siblings_table(NODES)

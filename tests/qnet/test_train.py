@@ -86,6 +86,14 @@ def test_cut_branches_are_cut_in_training_only(policy: Path, tmp_path: Path) -> 
     assert sum(row["n"] for row in result.calibration) == 4 * 9
 
 
+def test_fewer_tasks_are_learnt_from_and_the_same_are_held_out(policy: Path, tmp_path: Path) -> None:
+    result = run(policy, tmp_path, dataclasses.replace(SETTINGS, tasks=3))
+    assert (result.metrics["train_tasks"], result.metrics["rows"]) == (3, 3 * 4)
+    assert result.metrics["validation_tasks"] == 4
+    with pytest.raises(SettingsError, match=r"qnet\.tasks: found 13; allowed: 1 to 12 "):
+        run(policy, tmp_path, dataclasses.replace(SETTINGS, tasks=13), "more")
+
+
 def test_saving_and_loading_changes_nothing(policy: Path, tmp_path: Path) -> None:
     qnet = QNet(load_model(policy).base_model, width=8).eval()
     save_qnet(qnet, tmp_path / "q", policy)

@@ -39,11 +39,22 @@ def test_rows_survive_the_disk(tmp_path: Path) -> None:
 
 
 def test_an_epoch_holds_every_row_once_and_depends_on_seed_and_epoch_only() -> None:
-    batches = epoch_batches(21, 8, seed=3, epoch=1)
-    assert [len(batch) for batch in batches] == [8, 8, 5]
+    lengths = [7 * number % 5 for number in range(21)]
+    batches = epoch_batches(lengths, 8, seed=3, epoch=1)
+    assert sorted(len(batch) for batch in batches) == [5, 8, 8]
     assert sorted(row for batch in batches for row in batch) == list(range(21))
-    assert batches == epoch_batches(21, 8, seed=3, epoch=1)
-    assert batches != epoch_batches(21, 8, seed=3, epoch=2) != epoch_batches(21, 8, seed=4, epoch=2)
+    assert batches == epoch_batches(lengths, 8, seed=3, epoch=1)
+    assert batches != epoch_batches(lengths, 8, seed=3, epoch=2) != epoch_batches(lengths, 8, seed=4, epoch=2)
+
+
+def test_batches_hold_rows_of_similar_length_but_not_the_same_rows_each_epoch() -> None:
+    lengths = [100 + 37 * number % 300 for number in range(320)]
+    epochs = [epoch_batches(lengths, 2, seed=0, epoch=epoch) for epoch in range(2)]
+    spread = [abs(lengths[one] - lengths[other]) for one, other in epochs[0]]
+    assert sum(spread) / len(spread) < 15  # about 100 for pairs drawn at random
+    assert len({frozenset(pair) for pair in epochs[0]} & {frozenset(pair) for pair in epochs[1]}) < 20
+    firsts = [lengths[batch[0]] for batch in epochs[0]]
+    assert firsts != sorted(firsts)
 
 
 def test_micro_batches_hold_rows_of_similar_length() -> None:

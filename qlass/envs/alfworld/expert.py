@@ -194,7 +194,7 @@ class AlfworldExpert:
         tool = self._here if self._here in tools else tools[0]
         if tool == self._here:
             return f"Now I {verb} {self._held} with {tool}.", f"{verb} {self._held} with {tool}"
-        return f"I have {self._held}. I {verb} it at {tool} next.", f"go to {tool}"
+        return f"I have {self._held}. It must be {_TREATED[verb]}. I bring it to {tool}.", f"go to {tool}"
 
     def _light(self, goal: Goal) -> tuple[str, str]:
         """Turn on a lamp while holding the object."""

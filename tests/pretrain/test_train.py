@@ -1,0 +1,98 @@
+"""The tokenizer that knows names, and a model that is given it."""
+
+import itertools
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from pretrain.train import carry_over, names_of, new_model, train_tokenizer
+from qlass.records import Message
+
+TEXT = "On the shelf 3, you see a mug 2, a mug 12, and a pen 1. I need a mug. Is there a cup 7 here? A pen 100.\nAction: go to shelf 3"
+SHAPE = {
+    "hidden_size": 256,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 1,
+}
+
+
+def make_tokenizer(name_count: int) -> PreTrainedTokenizerFast:
+    conversations = [[Message("user", TEXT)]] * 20 + [[Message("user", "There is a cup 7.")]]
+    return train_tokenizer(conversations, {"vocab_size": 700, "name_count": name_count})
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return make_tokenizer(20)
+
+
+def words(tokenizer: PreTrainedTokenizerFast, text: str) -> list[str]:
+    return [tokenizer.decode([token]) for token in tokenizer.encode(text)]
+
+
+def test_a_frequent_name_is_one_piece_and_its_words_are_pieces_too(tokenizer: PreTrainedTokenizerFast) -> None:
+    assert words(tokenizer, "go to shelf 3") == ["go", " to", " shelf 3"]
+    assert words(tokenizer, "I need a mug.") == ["I", " need", " a", " mug", "."]
+    assert words(tokenizer, "a mug 12, a mug 2") == ["a", " mug 12", ",", " a", " mug 2"]
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("a shelf 4", ["a", " shelf", " 4"]),
+        ("a pen 100", ["a", " pen", " 100"]),
+        ("a mug 123", ["a", " mug", " 12", "3"]),
+    ],
+)
+def test_a_rare_name_is_a_word_and_a_number(tokenizer: PreTrainedTokenizerFast, text: str, parts: list[str]) -> None:
+    assert words(tokenizer, text) == parts
+
+
+def test_text_survives(tokenizer: PreTrainedTokenizerFast) -> None:
+    assert tokenizer.decode(tokenizer.encode(TEXT)) == TEXT
+
+
+def test_names_are_found_with_their_parts(tokenizer: PreTrainedTokenizerFast) -> None:
+    parts = {tuple(map(tokenizer.decode, ids)) for ids in names_of(tokenizer)}
+    assert {(" shelf 3", " shelf", " 3"), (" mug 12", " mug", " 12")} <= parts
+    assert all(name == kind + number for name, kind, number in parts)
+
+
+def test_a_name_starts_as_the_mean_of_its_parts(tokenizer: PreTrainedTokenizerFast) -> None:
+    torch.manual_seed(0)
+    codes = new_model(SHAPE, tokenizer).model.embed_tokens.weight[:, 1:65]  # what attention compares
+    for name, kind, number in names_of(tokenizer):
+        torch.testing.assert_close(codes[name], (codes[kind] + codes[number]) / 2**0.5)
+    assert codes.var().item() == pytest.approx(1.0, abs=0.05)
+
+
+def test_a_model_keeps_what_both_tokenizers_know(tokenizer: PreTrainedTokenizerFast) -> None:
+    old = make_tokenizer(10**6)  # knows no names
+    model = new_model(SHAPE, old)
+    before = model.model.embed_tokens.weight.detach().clone()
+    text = "I need a pen."
+    logits = model(torch.tensor([old.encode(text)])).logits[0, -1]
+    carry_over(model, old, tokenizer)
+    assert isinstance(model, LlamaForCausalLM)
+    assert model.config.vocab_size == len(tokenizer) > len(old)
+    same = [(old.convert_tokens_to_ids(p), tokenizer.convert_tokens_to_ids(p)) for p in (".", "\u0120need", "<|end|>")]
+    after = model(torch.tensor([tokenizer.encode(text)])).logits[0, -1]
+    for one, other in same:
+        torch.testing.assert_close(logits[one], after[other])
+        assert torch.equal(before[one], model.model.embed_tokens.weight[other])
+    name, kind, number = next(ids for ids in names_of(tokenizer) if tokenizer.decode(ids[0]) == " mug 2")
+    mean = before.mean(0)
+    parts = [
+        before[old.convert_tokens_to_ids(tokenizer.convert_ids_to_tokens(part))] - mean for part in (kind, number)
+    ]
+    torch.testing.assert_close(model.model.embed_tokens.weight[name] - mean, sum(parts) / 2**0.5)
+
+
+def test_equal_tokenizers_change_nothing(tokenizer: PreTrainedTokenizerFast) -> None:
+    model = new_model(SHAPE, tokenizer)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    carry_over(model, tokenizer, tokenizer)
+    assert all(itertools.starmap(torch.equal, zip(before, model.parameters(), strict=True)))
