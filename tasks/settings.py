@@ -148,6 +148,7 @@ class Qnet(Training):
     target: Literal["q_norm", "q"]
     supervise: Literal["action_end", "every_token"]
     tail: Natural | None
+    observation_loss: NonNegative
     tasks: Count | None
     validation_fraction: Fraction
 

@@ -16,7 +16,7 @@ from typing import Literal
 from qlass.errors import DataError
 from qlass.prompts import ChatFormat, TrainingRow, history_of
 from qlass.qnet.settings import Column
-from qlass.records import ExplorationTree, Node, QLabel
+from qlass.records import ExplorationTree, Message, Node, QLabel
 from qlass.seeds import derive_seed
 from qlass.training.rows import TrainRow, make_row
 
@@ -43,12 +43,17 @@ class PathRow:
 
 @dataclass(frozen=True, slots=True)
 class _Path:
-    """A path, encoded: reply i of `nodes[i]` begins at `starts[i]`, and its text ends at `ends[i]`."""
+    """A path, encoded: reply i of `nodes[i]` begins at `starts[i]`, and its text ends at `ends[i]`.
+
+    Behind `ids` stands `after`, the last node's observation. `shown` are the positions of what is not a reply.
+    """
 
     nodes: tuple[Node, ...]
     ids: list[int]
     starts: list[int]
     ends: list[int]
+    after: tuple[int, ...]
+    shown: list[int]
 
 
 def label_values(labels: Iterable[QLabel], column: Column) -> dict[tuple[str, int], float]:
@@ -79,6 +84,7 @@ def tree_rows(
     max_length: int,
     supervise: Literal["action_end", "every_token"] = "action_end",
     tail: int | None = None,
+    observations: bool = False,
 ) -> list[PathRow]:
     """Return the rows of a tree.
 
@@ -96,6 +102,8 @@ def tree_rows(
         tail: steps that are kept of a branch with outcome 0 below its last choice between siblings; None keeps all.
             *Differs from the paper*, which has no such limit: failing branches run to the step limit and would make up
             most tokens, all with the label 0.
+        observations: also mark the observations that follow the nodes, each once, as tokens to predict (with `action_end` only;
+            a node without room for its observation has none).
 
     Raises:
         DataError: a node has no label; names the task and the node.
@@ -104,8 +112,8 @@ def tree_rows(
     paths = _Paths(tree, instruction, chat, max_length, tail)
     shared, alone = paths.cover()
     if supervise == "action_end":
-        rows = list(_action_end_rows(shared, values))
-        rows += [_node_row(path, values, every_token=False) for path in alone]
+        rows = list(_action_end_rows(shared, values, max_length if observations else None))
+        rows += [_node_row(path, values, every_token=False, observations=observations) for path in alone]
     else:
         rows = list(_every_token_rows(shared, values))
         rows += [_node_row(path, values, every_token=True) for path in alone]
@@ -133,10 +141,11 @@ class _Paths:
             nodes = self._cut(self._to(leaf))
             while nodes and nodes[-1].node_id not in alone and nodes[-1].node_id not in shared:
                 encoded = self._encode(nodes)
+                path = _path(nodes, encoded, self._after(nodes[-1]))
                 if -1 not in encoded.action_ends:
-                    shared[nodes[-1].node_id] = _path(nodes, encoded)
+                    shared[nodes[-1].node_id] = path
                     break
-                alone[nodes[-1].node_id] = _path(nodes, encoded)
+                alone[nodes[-1].node_id] = path
                 nodes = nodes[:-1]
         return list(shared.values()), list(alone.values())
 
@@ -159,24 +168,42 @@ class _Paths:
         history = history_of(self._instruction, self._tree.observation, [node.step for node in nodes])
         return self._chat.row(history[:-1], self._max_length)
 
+    def _after(self, node: Node) -> tuple[int, ...]:
+        """Encode the observation that a node led to."""
+        return next(self._chat.segments((Message("user", node.step.observation),)))
 
-def _path(nodes: tuple[Node, ...], encoded: TrainingRow) -> _Path:
+
+def _path(nodes: tuple[Node, ...], encoded: TrainingRow, after: tuple[int, ...]) -> _Path:
     mask = encoded.assistant_mask
     starts = [index for index, value in enumerate(mask) if value and (index == 0 or not mask[index - 1])]
     missing = len(nodes) - len(starts)
-    return _Path(nodes, encoded.ids, [-1] * missing + starts, encoded.action_ends)
+    shown = [index for index, value in enumerate(mask) if not value]
+    return _Path(nodes, encoded.ids, [-1] * missing + starts, encoded.action_ends, after, shown)
 
 
 def _action_end_rows(
-    paths: Sequence[_Path], values: Mapping[int, float]
+    paths: Sequence[_Path], values: Mapping[int, float], room: int | None
 ) -> Iterator[tuple[tuple[int, ...], TrainRow]]:
-    """Yield a row per path; a node is supervised in the first path that holds it."""
+    """Yield a row per path; a node is supervised in the first path that holds it, and so is its observation.
+
+    Args:
+        paths: of one tree.
+        values: by node.
+        room: tokens that a row may have with its last observation; None: observations are not to be predicted.
+    """
     seen: set[int] = set()
     for path in paths:
         new = [number for number, node in enumerate(path.nodes) if node.node_id not in seen]
         node_ids = tuple(path.nodes[number].node_id for number in new)
         if new:
-            yield node_ids, make_row(path.ids, [path.ends[i] for i in new], [values[node] for node in node_ids])
+            ids, observed = path.ids, None
+            if room is not None:
+                observed = [position for position in path.shown if position > path.ends[new[0]]]
+                if len(ids) + len(path.after) <= room:
+                    observed += range(len(ids), len(ids) + len(path.after))
+                    ids = [*ids, *path.after]
+            ends = [path.ends[number] for number in new]
+            yield node_ids, make_row(ids, ends, [values[node] for node in node_ids], observed=observed)
         seen.update(node_ids)
 
 
@@ -230,12 +257,15 @@ def _below(
     return weight, weighted
 
 
-def _node_row(path: _Path, values: Mapping[int, float], *, every_token: bool) -> tuple[tuple[int, ...], TrainRow]:
+def _node_row(
+    path: _Path, values: Mapping[int, float], *, every_token: bool, observations: bool = False
+) -> tuple[tuple[int, ...], TrainRow]:
     """Return the row that supervises the last node of a path alone."""
     node_id, end = path.nodes[-1].node_id, path.ends[-1]
     positions = list(range(end + 1)) if every_token else [end]
     weights = [1.0 / len(positions)] * len(positions)
-    return (node_id,), make_row(path.ids, positions, [values[node_id]] * len(positions), weights)
+    targets = [values[node_id]] * len(positions)
+    return (node_id,), make_row(path.ids, positions, targets, weights, [] if observations else None)
 
 
 def _value(labels: Labels, task_id: str, node_id: int) -> float:

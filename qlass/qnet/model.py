@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, cast
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn import functional
 
 from qlass.errors import DataError, ModelMismatch
 from qlass.jsonl import read_json, write_json
@@ -44,31 +45,55 @@ class QNet(nn.Module):
         )
 
     def values(self, hidden: Tensor) -> Tensor:
-        """Return Q-values (...) of fp32 hidden states (..., H) that the backbone gave at action ends."""
-        return cast("Tensor", self.head(hidden)).squeeze(-1)
+        """Return Q-values (...) of hidden states (..., H) that the backbone gave at action ends."""
+        # Under autocast too, the head computes in fp32: bf16 has steps of 0.004 near 1, which would tie siblings.
+        with torch.autocast(hidden.device.type, enabled=False):
+            return cast("Tensor", self.head(hidden.float())).squeeze(-1)
+
+    def states(self, ids: Tensor) -> Tensor:
+        """Return the hidden states (B, T, H) of rows of ids (B, T) that are padded on the right only."""
+        return cast("Tensor", self.backbone(input_ids=ids, use_cache=False).last_hidden_state)
 
     def forward(self, ids: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
-        """Return the Q-values (N,) at some positions of rows of ids (B, T) that are padded on the right only."""
-        hidden = self.backbone(input_ids=ids, use_cache=False).last_hidden_state[rows, positions]  # (N, H)
-        # Under autocast too, the head computes in fp32: bf16 has steps of 0.004 near 1, which would tie siblings.
-        with torch.autocast(ids.device.type, enabled=False):
-            return self.values(hidden.float())
+        """Return the Q-values (N,) at some positions of rows of ids (B, T); see `states`."""
+        return self.values(self.states(ids)[rows, positions])
 
 
 class ValueLoss(nn.Module):
-    """Weighted squared error of Q-values at the supervised positions."""
+    """Weighted squared error of Q-values at the supervised positions, and the cross-entropy of the observations."""
 
-    def __init__(self, qnet: QNet, precision: Literal["fp32", "bf16"]) -> None:
-        """Wrap a QNet."""
+    def __init__(
+        self,
+        qnet: QNet,
+        precision: Literal["fp32", "bf16"],
+        lm_head: nn.Module | None = None,
+        observation_loss: float = 0.0,
+    ) -> None:
+        """Wrap a QNet.
+
+        Args:
+            qnet: what is trained.
+            precision: of the trunk.
+            lm_head: maps hidden states to logits; needed where batches have observations to predict, and not kept afterwards.
+            observation_loss: weight of their loss, the squared error's being 1.
+        """
         super().__init__()
-        self.qnet, self.precision = qnet, precision
+        self.qnet, self.precision, self.lm_head, self.observation_loss = qnet, precision, lm_head, observation_loss
 
-    def forward(self, ids: Tensor, rows: Tensor, positions: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        """Return the weighted sum (not the mean) of the losses; arguments as in `MicroBatch`."""
+    def forward(
+        self, ids: Tensor, rows: Tensor, positions: Tensor, targets: Tensor, weights: Tensor, *observed: Tensor
+    ) -> Tensor:
+        """Return the weighted sum (not the mean) of the losses; arguments as in `MicroBatch.inputs`."""
         with autocast(ids.device, self.precision):
-            values = self.qnet(ids, rows, positions)  # (N,)
-        loss: Tensor = (weights * (values - targets.float()).square()).sum()
-        return loss
+            states = self.qnet.states(ids)  # (B, T, H)
+            values = self.qnet.values(states[rows, positions])  # (N,)
+            loss: Tensor = (weights * (values - targets.float()).square()).sum()
+            if self.lm_head is None or not observed:
+                return loss
+            row, position, weight = observed  # (K,) each
+            logits = self.lm_head(states[row, position - 1])  # (K, V)
+        entropies = functional.cross_entropy(logits.float(), ids[row, position], reduction="none")
+        return loss + self.observation_loss * (weight * entropies).sum()
 
 
 def save_qnet(qnet: QNet, folder: Path, tokenizer_from: Path) -> None:

@@ -23,6 +23,8 @@ class QNetSettings:
         target: q_norm or q; which Q-value is learnt where `label.q_type` is q.
         supervise: action_end (the paper) or every_token (the released code).
         tail: steps kept of a failed branch below its last choice; None keeps all; see `qlass.qnet.data.tree_rows`.
+        observation_loss: weight, at least 0, of predicting the observations that follow the actions; 0 is the paper. It is what makes a
+            small trunk tell actions that will be refused (joint objective as in Cobbe et al., arXiv 2110.14168).
         tasks: explored tasks to learn from, the first ones of those not kept for validation; None: all of them.
         validation_fraction: share of the tasks, in (0, 1), that are kept for validation.
     """
@@ -32,6 +34,7 @@ class QNetSettings:
     target: Literal["q_norm", "q"] = "q_norm"
     supervise: Literal["action_end", "every_token"] = "action_end"
     tail: int | None = None
+    observation_loss: float = 0.0
     tasks: int | None = None
     validation_fraction: float = 0.1
 
@@ -45,6 +48,12 @@ class QNetSettings:
         check_choice("target", self.target, ("q_norm", "q"))
         if self.tail is not None:
             check_whole("tail", self.tail, 0)
+        check_number("observation_loss", self.observation_loss, low=0.0)
+        if self.observation_loss and self.supervise != "action_end":
+            raise SettingsError(
+                f"observation_loss: found {self.observation_loss} with supervise {self.supervise!r}; allowed: 0, or any weight "
+                "with supervise 'action_end'"
+            )
         if self.tasks is not None:
             check_whole("tasks", self.tasks, 1)
         check_choice("supervise", self.supervise, ("action_end", "every_token"))
@@ -59,7 +68,7 @@ class QNetSettings:
         Raises:
             SettingsError: a key is missing or unknown, or a value is out of range; the message starts with `section`.
         """
-        own = {"head_width", "target", "supervise", "tail", "tasks", "validation_fraction"}
+        own = {"head_width", "target", "supervise", "tail", "observation_loss", "tasks", "validation_fraction"}
         train = TrainSettings.from_params(section, {key: value for key, value in values.items() if key not in own})
         try:
             return cls(train=train, **{key: value for key, value in values.items() if key in own})

@@ -91,9 +91,9 @@ def train_qnet(  # noqa: PLR0913  (named one by one, as the stage has them)
     grown = [tree for tree in trees if tree.nodes]
     kept = validation_tasks((tree.task_id for tree in grown), settings.validation_fraction)
 
-    def rows_of(chosen: Iterable[ExplorationTree], supervise: Any, tail: int | None) -> list[PathRow]:
-        options: dict[str, Any] = {"instruction": instruction, "chat": chat, "max_length": max_length, "tail": tail}
-        return [row for tree in chosen for row in tree_rows(tree, values, supervise=supervise, **options)]
+    def rows_of(chosen: Iterable[ExplorationTree], **how: Any) -> list[PathRow]:
+        options: dict[str, Any] = {"instruction": instruction, "chat": chat, "max_length": max_length}
+        return [row for tree in chosen for row in tree_rows(tree, values, **options, **how)]
 
     training = [tree for tree in grown if tree.task_id not in kept]
     if settings.tasks is not None and settings.tasks > len(training):
@@ -103,15 +103,23 @@ def train_qnet(  # noqa: PLR0913  (named one by one, as the stage has them)
         )
     training = training[: settings.tasks]
     validation = [tree for tree in grown if tree.task_id in kept]
-    rows = rows_of(training, settings.supervise, settings.tail)
+    observations = settings.observation_loss > 0
+    rows = rows_of(training, supervise=settings.supervise, tail=settings.tail, observations=observations)
     precision = resolve_precision(settings.train, device, work_dir)
-    job = Job("qnet", str(policy_dir), settings.train, seed, device, precision, settings.head_width)
+    job = Job(
+        "qnet",
+        str(policy_dir),
+        settings.train,
+        seed,
+        device,
+        precision,
+        settings.head_width,
+        settings.observation_loss,
+    )
     trained = run_job(job, [path.row for path in rows], work_dir)
     qnet = cast("ValueLoss", trained.module).qnet
     save_qnet(qnet, work_dir / "model", policy_dir)
-    nodes = score_nodes(
-        qnet, validation, rows_of(validation, "action_end", None), values, pick_device(device), precision
-    )
+    nodes = score_nodes(qnet, validation, rows_of(validation), values, pick_device(device), precision)
     replace_folder(work_dir / "model", out_dir)
     measured = qnet_metrics(
         nodes,
@@ -138,9 +146,10 @@ def train_qnet(  # noqa: PLR0913  (named one by one, as the stage has them)
 
 def build_module(job: Job) -> ValueLoss:
     """Build the QNet with its loss, ready to train; see `qlass.training.jobs`."""
-    backbone: Any = load_model(Path(job.policy_dir)).base_model
-    choose_attention(backbone, pick_device(job.device))
-    return ValueLoss(QNet(backbone, job.head_width).train(), job.precision)
+    policy: Any = load_model(Path(job.policy_dir))
+    choose_attention(policy.base_model, pick_device(job.device))
+    lm_head = policy.get_output_embeddings() if job.observation_loss else None
+    return ValueLoss(QNet(policy.base_model, job.head_width).train(), job.precision, lm_head, job.observation_loss)
 
 
 @torch.no_grad()
@@ -167,9 +176,9 @@ def score_nodes(
     lengths = {number: len(path.row.ids) for number, path in enumerate(rows)}
     predicted: dict[tuple[str, int], float] = {}
     for chunk in micro_batches(range(len(rows)), lengths, limits.tokens, limits.rows, 0, 1):
-        batch = collate([rows[number].row for number in chunk]).to(device)
+        ids, at_rows, at_positions, *_ = collate([rows[number].row for number in chunk]).inputs(device)
         with autocast(device, precision):
-            found = qnet(batch.ids, batch.rows, batch.positions)
+            found = qnet(ids, at_rows, at_positions)
         nodes = [(rows[number].task_id, node_id) for number in chunk for node_id in rows[number].node_ids]
         predicted.update(zip(nodes, found.tolist(), strict=True))
     qnet.to("cpu")

@@ -50,7 +50,7 @@ class DeepSpeedEngine:
     def accumulate(self, batch: MicroBatch, normaliser: float) -> Tensor:
         """See `Engine`."""
         with _inside():
-            loss: Tensor = self._engine(batch.ids, batch.rows, batch.positions, batch.targets, batch.weights)
+            loss: Tensor = self._engine(*batch.inputs(self.device))
             # DeepSpeed averages gradients over ranks; ours are sums over the whole batch.
             self._engine.backward(loss * (self.ranks / normaliser), scale_wrt_gas=False)
         return loss.detach()

@@ -31,7 +31,7 @@ class Engine(Protocol):
     device: torch.device
 
     def accumulate(self, batch: MicroBatch, normaliser: float) -> Tensor:
-        """Add the gradients of `loss / normaliser` and return the summed loss (a detached scalar)."""
+        """Add the gradients of `loss / normaliser` for a batch on the CPU; return the summed loss (a detached scalar)."""
 
     def step(self, lr: float) -> None:
         """Clip, update the weights with this learning rate, and forget the gradients."""
@@ -81,7 +81,7 @@ class TorchEngine:
 
     def accumulate(self, batch: MicroBatch, normaliser: float) -> Tensor:
         """See `Engine`."""
-        loss: Tensor = self._module(batch.ids, batch.rows, batch.positions, batch.targets, batch.weights)
+        loss: Tensor = self._module(*batch.inputs(self.device))
         (loss / normaliser).backward()
         return loss.detach()
 

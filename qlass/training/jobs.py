@@ -50,6 +50,7 @@ class Job:
         device: auto, cpu or cuda.
         precision: fp32 or bf16.
         head_width: of the value head (qnet only).
+        observation_loss: weight of the loss of predicting observations (qnet only).
     """
 
     kind: Literal["sft", "qnet"]
@@ -59,6 +60,7 @@ class Job:
     device: str
     precision: Literal["fp32", "bf16"]
     head_width: int = 0
+    observation_loss: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,7 +110,7 @@ def _one_step(
     for chunk in micro_batches(batch, lengths, limits.tokens, limits.rows, engine.rank, engine.ranks):
         # A rank that has nothing left takes part with a row that weighs nothing.
         members = [rows[number] for number in chunk] or [_weightless(rows[min(batch, key=lengths.__getitem__)])]
-        loss += engine.accumulate(collate(members).to(engine.device), weight)
+        loss += engine.accumulate(collate(members), weight)
     total = engine.total(loss)
     if not math.isfinite(total):
         raise SettingsError(

@@ -21,19 +21,22 @@ from qlass.jsonl import replacing
 class TrainRow:
     """One conversation and its supervised positions.
 
-    Nothing after the last supervised position is kept: a causal model never looks ahead.
+    Nothing after the last position that matters is kept: a causal model never looks ahead.
 
     Attributes:
         ids: (T,) int64 token ids.
         positions: (N,) int64, ascending indices into `ids` whose hidden states are read.
         targets: (N,) float64: the next token's id (SFT) or the Q-value (QNet).
         weights: (N,) float64, positive.
+        observed: (K,) int64, ascending and positive: tokens that the model is also to predict from those before them; together
+            they weigh as much as all supervised positions. None: this training has no such part, in any of its rows.
     """
 
     ids: NDArray[np.int64]
     positions: NDArray[np.int64]
     targets: NDArray[np.float64]
     weights: NDArray[np.float64]
+    observed: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,6 +49,7 @@ class MicroBatch:
         positions: (N,) position inside its row.
         targets: (N,) as in `TrainRow`.
         weights: (N,) as in `TrainRow`.
+        observed: (rows, positions and weights), each (K,), of the tokens to be predicted; None as in `TrainRow`.
     """
 
     ids: Tensor
@@ -53,22 +57,22 @@ class MicroBatch:
     positions: Tensor
     targets: Tensor
     weights: Tensor
+    observed: tuple[Tensor, Tensor, Tensor] | None = None
 
-    def to(self, device: torch.device) -> MicroBatch:
-        """Return a copy whose tensors live on `device`."""
-        return MicroBatch(
-            self.ids.to(device),
-            self.rows.to(device),
-            self.positions.to(device),
-            self.targets.to(device),
-            self.weights.to(device),
-        )
+    def inputs(self, device: torch.device) -> tuple[Tensor, ...]:
+        """Return all tensors on `device`, in the order of the fields: what the trained module is called with."""
+        main = (self.ids, self.rows, self.positions, self.targets, self.weights)
+        return tuple(tensor.to(device) for tensor in (*main, *(self.observed or ())))
 
 
 def make_row(
-    ids: Sequence[int], positions: Sequence[int], targets: Sequence[float], weights: Sequence[float] | None = None
+    ids: Sequence[int],
+    positions: Sequence[int],
+    targets: Sequence[float],
+    weights: Sequence[float] | None = None,
+    observed: Sequence[int] | None = None,
 ) -> TrainRow:
-    """Build a row and cut what follows its last supervised position; weights default to 1.
+    """Build a row and cut what follows its last position; weights default to 1.
 
     Raises:
         DataError: nothing is supervised, or the lists do not fit each other.
@@ -81,10 +85,11 @@ def make_row(
     if min(positions) < 0 or max(positions) >= len(ids):
         raise DataError(f"supervised positions {min(positions)} to {max(positions)} in a row of {len(ids)} tokens")
     return TrainRow(
-        np.asarray(ids[: max(positions) + 1], np.int64),
+        np.asarray(ids[: max([*positions, *(observed or ())]) + 1], np.int64),
         np.asarray(positions, np.int64),
         np.asarray(targets, np.float64),
         np.asarray(weights, np.float64),
+        None if observed is None else np.asarray(observed, np.int64),
     )
 
 
@@ -100,6 +105,21 @@ def collate(rows: Sequence[TrainRow]) -> MicroBatch:
         positions=torch.from_numpy(np.concatenate([row.positions for row in rows])),
         targets=torch.from_numpy(np.concatenate([row.targets for row in rows])),
         weights=torch.from_numpy(np.concatenate([row.weights for row in rows])).float(),
+        observed=_observed(rows),
+    )
+
+
+def _observed(rows: Sequence[TrainRow]) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Join the rows' observed tokens; those of a row share its weight equally."""
+    parts = [row.observed for row in rows if row.observed is not None]
+    if not parts:
+        return None
+    counts = torch.tensor([len(part) for part in parts])
+    shares = torch.tensor([row.weights.sum() for row in rows]) / counts.clamp(min=1)
+    return (
+        torch.repeat_interleave(torch.arange(len(rows)), counts),
+        torch.from_numpy(np.concatenate(parts)),
+        torch.repeat_interleave(shares.float(), counts),
     )
 
 
@@ -117,6 +137,8 @@ def load_rows(path: Path) -> list[TrainRow]:
     columns = load_file(path)
     tokens, places = np.cumsum(columns["row_tokens"])[:-1], np.cumsum(columns["row_positions"])[:-1]
     parts = [np.split(columns[name], tokens if name == "ids" else places) for name in _COLUMNS]
+    if "observed" in columns:
+        parts.append(np.split(columns["observed"], np.cumsum(columns["row_observed"])[:-1]))
     return [TrainRow(*values) for values in zip(*parts, strict=True)]
 
 
@@ -134,4 +156,8 @@ def _columns(rows: Sequence[TrainRow]) -> dict[str, NDArray[np.generic]]:
     }
     columns["row_tokens"] = np.asarray([len(row.ids) for row in rows], np.int64)
     columns["row_positions"] = np.asarray([len(row.positions) for row in rows], np.int64)
+    observed = [row.observed for row in rows if row.observed is not None]
+    if observed:
+        columns["observed"] = np.concatenate(observed)
+        columns["row_observed"] = np.asarray([len(part) for part in observed], np.int64)
     return columns

@@ -1,4 +1,5 @@
 import random
+import re
 from dataclasses import replace
 
 import pytest
@@ -141,6 +142,41 @@ def test_validation_is_by_task_and_does_not_depend_on_order() -> None:
     assert len(validation_tasks(tasks[:2], 0.9)) == 1
     with pytest.raises(DataError, match="at least 2"):
         validation_tasks(tasks[:1], 0.1)
+
+
+def test_every_observation_is_predicted_once_where_it_stands() -> None:
+    tokenizer = tiny.tokenizer()
+    chat = load_chat_format("qlass", tokenizer)
+    one = random_tree(12, seed=3)
+    rows = tree_rows(
+        one, labels_of(one), instruction="go to door", chat=chat, max_length=500, observations=True
+    )  # fmt: skip
+    plain = rows_of(one)
+    found: list[str] = []
+    for path, bare in zip(rows, plain, strict=True):
+        assert path.node_ids == bare.node_ids
+        assert path.row.positions.tolist() == bare.row.positions.tolist()
+        assert path.row.ids[: len(bare.row.ids)].tolist() == bare.row.ids.tolist()
+        observed = path.row.observed
+        assert observed is not None
+        assert observed.min() > path.row.positions[0]
+        assert observed.max() == len(path.row.ids) - 1
+        text = tokenizer.decode(path.row.ids[observed])
+        found += re.findall(r"see \d", text)
+        assert "Action" not in text
+    assert sorted(found) == sorted(node.step.observation for node in one.nodes)
+
+
+def test_an_observation_without_room_is_left_out() -> None:
+    chat = load_chat_format("qlass", tiny.tokenizer())
+    one = tree([(-1, "take key"), (0, "open door")])
+    options = {"instruction": "go to door", "chat": chat, "observations": True}
+    (whole,) = tree_rows(one, labels_of(one), max_length=500, **options)
+    (cut,) = tree_rows(one, labels_of(one), max_length=len(whole.row.ids) - 1, **options)
+    assert whole.row.observed is not None
+    assert cut.row.observed is not None
+    assert set(cut.row.observed) < set(whole.row.observed)
+    assert cut.row.positions.tolist() == whole.row.positions.tolist()
 
 
 @pytest.mark.parametrize(("tail", "kept"), [(None, (0, 1, 2, 3, 4, 5)), (2, (0, 1, 2, 4, 5)), (0, (0, 4))])

@@ -3,10 +3,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from qlass.errors import DataError, ModelMismatch, SettingsError
 from qlass.jsonl import write_json
-from qlass.qnet.model import QNet, load_qnet, save_qnet
+from qlass.qnet.model import QNet, ValueLoss, load_qnet, save_qnet
 from qlass.qnet.settings import QNetSettings, label_column
 from qlass.qnet.train import train_qnet
 from qlass.records import Cost, ExplorationTree, Node, QLabel
@@ -86,6 +87,29 @@ def test_cut_branches_are_cut_in_training_only(policy: Path, tmp_path: Path) -> 
     assert sum(row["n"] for row in result.calibration) == 4 * 9
 
 
+def test_predicting_observations_changes_the_trunk_and_leaves_no_head_behind(policy: Path, tmp_path: Path) -> None:
+    plain = run(policy, tmp_path, name="plain")
+    joint = run(policy, tmp_path, dataclasses.replace(SETTINGS, observation_loss=1.0), "joint")
+    assert joint.metrics["loss_first"] > plain.metrics["loss_first"] + 1.0  # the cross-entropy of a new model
+    assert joint.metrics["pairwise_accuracy"] == 1.0
+    names = [sorted(path.name for path in (tmp_path / name).iterdir()) for name in ("plain", "joint")]
+    assert names[0] == names[1]
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("plain", "joint")]
+    assert weights[0].keys() == weights[1].keys()
+    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_the_losses_add_up(policy: Path) -> None:
+    model = load_model(policy)
+    loss = ValueLoss(QNet(model.base_model, 8), "fp32", model.get_output_embeddings(), 0.5)
+    ids = torch.arange(1, 9)[None]
+    at = (torch.tensor([0]), torch.tensor([4]), torch.tensor([0.25]), torch.tensor([2.0]))
+    observed = (torch.tensor([0, 0]), torch.tensor([6, 7]), torch.tensor([1.0, 1.0]))
+    logits = model(ids).logits[0]
+    wanted = torch.nn.functional.cross_entropy(logits[[5, 6]], ids[0, [6, 7]], reduction="sum")
+    torch.testing.assert_close(loss(ids, *at, *observed), loss(ids, *at) + 0.5 * wanted)
+
+
 def test_fewer_tasks_are_learnt_from_and_the_same_are_held_out(policy: Path, tmp_path: Path) -> None:
     result = run(policy, tmp_path, dataclasses.replace(SETTINGS, tasks=3))
     assert (result.metrics["train_tasks"], result.metrics["rows"]) == (3, 3 * 4)
@@ -136,6 +160,9 @@ def test_settings_are_checked() -> None:
         ({"head_width": 0}, "qnet.head_width"),
         ({"validation_fraction": 1.0}, "qnet.validation_fraction"),
         ({"epochs": 0}, "qnet.epochs"),
+        ({"tasks": 0}, "qnet.tasks"),
+        ({"observation_loss": -1.0}, "qnet.observation_loss"),
+        ({"observation_loss": 0.5, "supervise": "every_token"}, "qnet.observation_loss: found 0.5 with supervise"),
         ({"width": 3}, "unknown keys"),
     ):
         with pytest.raises(SettingsError, match=message):

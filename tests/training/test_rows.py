@@ -1,7 +1,9 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from qlass.errors import DataError
 from qlass.training.batches import epoch_batches, micro_batches
@@ -30,12 +32,29 @@ def test_collate_exactly() -> None:
     assert batch.weights.tolist() == [0.5, 2.0, 1.0]
 
 
+def test_observations_share_the_weight_of_their_row() -> None:
+    rows = [make_row([5, 6, 7, 8], [0, 1], [1, 0], [0.5, 1.5], [2, 3]), make_row([8, 9], [0], [3], observed=[])]
+    assert rows[0].ids.tolist() == [5, 6, 7, 8]
+    batch = collate(rows)
+    assert batch.observed is not None
+    assert [part.tolist() for part in batch.observed] == [[0, 0], [2, 3], [1.0, 1.0]]
+    assert len(batch.inputs(torch.device("cpu"))) == 8
+    assert len(collate([make_row([5, 6], [0], [1])]).inputs(torch.device("cpu"))) == 5
+
+
 def test_rows_survive_the_disk(tmp_path: Path) -> None:
     rows = [make_row([5, 6, 7], [0, 2], [6, 1], [0.5, 2]), make_row([8, 9], [1], [0.1])]
     save_rows(tmp_path / "rows.safetensors", rows)
     back = load_rows(tmp_path / "rows.safetensors")
     assert rows_digest(back) == rows_digest(rows) != rows_digest(rows[::-1])
     assert [row.ids.tolist() for row in back] == [[5, 6, 7], [8, 9]]
+    assert all(row.observed is None for row in back)
+    save_rows(
+        tmp_path / "rows.safetensors",
+        [replace(rows[0], observed=np.array([1, 2])), replace(rows[1], observed=rows[1].ids[:0])],
+    )
+    observed = [row.observed for row in load_rows(tmp_path / "rows.safetensors")]
+    assert [part.tolist() for part in observed if part is not None] == [[1, 2], []]
 
 
 def test_an_epoch_holds_every_row_once_and_depends_on_seed_and_epoch_only() -> None:
