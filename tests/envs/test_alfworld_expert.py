@@ -46,6 +46,9 @@ def play(env: TextEnv, spec: TaskSpec) -> Played:
     return Played(spec, steps, info["success"])
 
 
+TOOLS = {"clean": "sinkbasin", "heat": "microwave", "cool": "fridge"}
+
+
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("alfworld")
@@ -86,22 +89,20 @@ def test_thoughts_name_the_need_before_the_decision(played: list[Played]) -> Non
         for thought, action, _ in episode.steps:
             verb, kind = action.split()[:2]
             if verb in {"take", "use"}:
-                assert re.search(rf"I need (a|one more) {kind}\. I see {kind} ", thought), thought
+                need = kind + (f" to {episode.spec.category}" if episode.spec.category in TOOLS else "")
+                assert re.search(rf"I need (a|one more) {need}\. I see {kind} ", thought), thought
 
 
 def test_thoughts_name_the_treatment_before_the_tool(played: list[Played]) -> None:
     """Which tool it is can then be read from the words just written, and not from a task sentence far away."""
-    state, tool = (
-        {"clean": "clean", "heat": "hot", "cool": "cool"},
-        {"clean": "sinkbasin", "heat": "microwave", "cool": "fridge"},
-    )
+    state = {"clean": "clean", "heat": "hot", "cool": "cool"}
     named: set[str] = set()
     for episode in played:
         for thought, action, _ in episode.steps:
             if found := re.fullmatch(r"I have .+\. It must be (\w+)\. I bring it to .+\.", thought):
                 category = episode.spec.category
                 assert found[1] == state[category]
-                assert action.startswith(f"go to {tool[category]} ")
+                assert action.startswith(f"go to {TOOLS[category]} ")
                 named.add(category)
     assert named == set(state)
 

@@ -145,7 +145,8 @@ class AlfworldExpert:
         """Get an object of the target class: take it, go where one was seen, or search."""
         done = self._delivered(goal)
         kept = max(done, key=lambda place: done[place], default="") if goal.category == "two" else ""
-        need = f"I need {'one more' if kept else 'a'} {goal.target}."
+        purpose = f" to {goal.category}" if goal.category in _TOOLS else ""
+        need = f"I need {'one more' if kept else 'a'} {goal.target}{purpose}."
         for place in sorted(self._contents, key=lambda place: (place != self._here, _number(place))):
             for thing in self._contents[place]:
                 if _word(thing) != goal.target or place == kept:
