@@ -1,0 +1,96 @@
+"""Pool the evaluations of several runs, for example of three seeds: `python -m tasks.pool ENV PROJECT PROJECT ...`.
+
+Each PROJECT is a copy of this project in which the pipeline has run (with another `base.seed`, say, which gives other games,
+another policy and another QNet). The tasks of all runs count as one sample; every method is compared with SFT of the same run.
+It is no stage: it prints a table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from qlass.errors import DataError, QlassError
+from qlass.evaluation.bootstrap import bootstrap_mean, paired_bootstrap
+from qlass.evaluation.metrics import mean_by_task, success
+from qlass.jsonl import iter_records
+from qlass.records import Episode
+from qlass.report.paper import method_order
+from tasks import paths, runner, settings
+
+Scores = dict[str, dict[str, float]]
+"""method -> task (of any split) -> share of successes over its seeds."""
+
+
+def scores_of(project: Path, env: str, given: settings.Run) -> Scores:
+    """Read the episodes of one run.
+
+    Raises:
+        DataError: an evaluation that params.yaml asks for is missing.
+    """
+    found: dict[str, list[Episode]] = defaultdict(list)
+    for method in given.methods:
+        for split in given.splits:
+            path = project / paths.episodes(env, method, split)
+            if not path.exists():
+                raise DataError(f"{path}: no such file; run the pipeline in {project} first")
+            for episode in iter_records(path, Episode):
+                found[episode.method].append(episode)
+    return {method: mean_by_task(episodes, success) for method, episodes in found.items()}
+
+
+def pooled(runs: Iterable[Scores]) -> Scores:
+    """Join runs; equal tasks of different runs stay apart."""
+    joined: Scores = defaultdict(dict)
+    for number, scores in enumerate(runs):
+        for method, by_task in scores.items():
+            joined[method] |= {f"{number}/{task}": value for task, value in by_task.items()}
+    return dict(joined)
+
+
+def table(runs: Sequence[Scores], resamples: int, confidence: float) -> str:
+    """Write a Markdown table: success in percent of each run, of all together, and the difference to SFT.
+
+    Raises:
+        DataError: the runs have different methods.
+    """
+    if len({frozenset(scores) for scores in runs}) != 1:
+        raise DataError(f"the runs have different methods: {'; '.join(', '.join(sorted(scores)) for scores in runs)}")
+    together = pooled(runs)
+    heads = ["method", *(f"run {number}" for number in range(1, len(runs) + 1)), f"all, {confidence:.0%} interval"]
+    lines = [" | ".join([*heads, "minus SFT, paired"]), "---|" + "---:|" * (len(runs) + 2)]
+    for method in sorted(together, key=method_order):
+        each = (f"{100 * sum(scores[method].values()) / len(scores[method]):.1f}" for scores in runs)
+        values = list(together[method].values())
+        mean = bootstrap_mean(values, resamples=resamples, confidence=confidence, seed=0)
+        cells = [method, *each, f"{100 * mean.mean:.1f} ({100 * mean.low:.1f} to {100 * mean.high:.1f})", ""]
+        if "sft" in together and method != "sft":
+            gap = paired_bootstrap(
+                together[method], together["sft"], resamples=resamples, confidence=confidence, seed=0
+            )
+            cells[-1] = f"{100 * gap.mean:+.1f} ({100 * gap.low:+.1f} to {100 * gap.high:+.1f})"
+        lines.append(" | ".join(cells))
+    return "\n".join(f"| {line} |" if "---" not in line else f"|{line}" for line in lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table; return the exit code."""
+    runner.prepare()
+    parser = argparse.ArgumentParser(prog="python -m tasks.pool", description=__doc__)
+    parser.add_argument("env", metavar="ENV")
+    parser.add_argument("projects", metavar="PROJECT", nargs="+", type=Path)
+    asked = parser.parse_args(arguments)
+    try:
+        given = settings.load_all()
+        runs = [scores_of(project, asked.env, given.run) for project in asked.projects]
+        sys.stdout.write(table(runs, given.report.bootstrap, given.report.confidence) + "\n")
+    except QlassError as error:
+        return runner.report(error)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
