@@ -2,7 +2,7 @@
 
     python -m pretrain.train
 
-Stops at `train.tokens`; a killed run continues from its last checkpoint. The model starts with an induction circuit
+Stops at `train.tokens`; a killed run with unchanged settings continues from its last checkpoint. The model starts with an induction circuit
 (`pretrain/circuit.py`), and batches are small: with large ones and the same tokens copying hardly appears.
 """
 
@@ -143,8 +143,10 @@ def train(
     )
     checkpoint = DATA / "checkpoint.pt"
     step, tokens, curve = 0, 0, []
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
+    # `tokens` may change, to make a run shorter or longer while it is stopped.
+    run = {"seed": seed, **{key: value for key, value in settings.items() if key != "tokens"}}
+    state = torch.load(checkpoint, weights_only=True) if checkpoint.exists() else {}
+    if state.get("run") == run:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         step, tokens, curve = state["step"], state["tokens"], state["curve"]
@@ -173,7 +175,7 @@ def train(
             speed = (tokens - since) / (time.monotonic() - clock)
             logger.info("step=%d tokens=%d loss=%.4f lr=%.1e tokens_per_s=%.0f", step, tokens, running, rate, speed)
         if step % settings["checkpoint_every"] == 0 and rank == 0:
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            state = {"run": run, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
             torch.save({**state, "step": step, "tokens": tokens, "curve": curve}, checkpoint.with_suffix(".tmp"))
             checkpoint.with_suffix(".tmp").replace(checkpoint)
     return curve
@@ -206,6 +208,7 @@ def work(rank: int, params: dict[str, Any], meeting: str) -> None:
             writer = csv.DictWriter(file, ["step", "tokens", "loss"])
             writer.writeheader()
             writer.writerows(curve)
+        (DATA / "checkpoint.pt").unlink(missing_ok=True)  # or the next run would go on from this one's end
     distributed.destroy_process_group()
 
 
