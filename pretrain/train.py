@@ -2,8 +2,8 @@
 
     python -m pretrain.train
 
-Stops at `train.tokens`; a killed run with unchanged settings continues from its last checkpoint. The model starts with an induction circuit
-(`pretrain/circuit.py`), and batches are small: with large ones and the same tokens copying hardly appears.
+Stops at `train.tokens`; a killed run with unchanged settings continues from its last checkpoint. The model starts with
+an induction circuit (`pretrain/circuit.py`), and batches are small: with large ones and the same tokens copying hardly appears.
 """
 
 from __future__ import annotations

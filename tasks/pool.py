@@ -14,15 +14,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from qlass.errors import DataError, QlassError
-from qlass.evaluation.bootstrap import bootstrap_mean, paired_bootstrap
-from qlass.evaluation.metrics import mean_by_task, success
+from qlass.evaluation import bootstrap_mean, mean_by_task, paired_bootstrap
+from qlass.evaluation.metrics import success
 from qlass.jsonl import iter_records
 from qlass.records import Episode
+from qlass.report.headline import signed, span
 from qlass.report.paper import method_order
 from tasks import paths, runner, settings
 
 Scores = dict[str, dict[str, float]]
-"""method -> task (of any split) -> share of successes over its seeds."""
+"""method -> task (of any split) -> success in percent, over its seeds."""
 
 
 def scores_of(project: Path, env: str, given: settings.Run) -> Scores:
@@ -39,7 +40,9 @@ def scores_of(project: Path, env: str, given: settings.Run) -> Scores:
                 raise DataError(f"{path}: no such file; run the pipeline in {project} first")
             for episode in iter_records(path, Episode):
                 found[episode.method].append(episode)
-    return {method: mean_by_task(episodes, success) for method, episodes in found.items()}
+    return {
+        method: mean_by_task(episodes, lambda episode: 100 * success(episode)) for method, episodes in found.items()
+    }
 
 
 def pooled(runs: Iterable[Scores]) -> Scores:
@@ -60,20 +63,21 @@ def table(runs: Sequence[Scores], resamples: int, confidence: float) -> str:
     if len({frozenset(scores) for scores in runs}) != 1:
         raise DataError(f"the runs have different methods: {'; '.join(', '.join(sorted(scores)) for scores in runs)}")
     together = pooled(runs)
-    heads = ["method", *(f"run {number}" for number in range(1, len(runs) + 1)), f"all, {confidence:.0%} interval"]
-    lines = [" | ".join([*heads, "minus SFT, paired"]), "---|" + "---:|" * (len(runs) + 2)]
+    numbered = [f"run {number}" for number in range(1, len(runs) + 1)]
+    lines = [["method", *numbered, f"all, {confidence:.0%} interval", "minus SFT, paired"]]
     for method in sorted(together, key=method_order):
-        each = (f"{100 * sum(scores[method].values()) / len(scores[method]):.1f}" for scores in runs)
+        each = (f"{sum(scores[method].values()) / len(scores[method]):.1f}" for scores in runs)
         values = list(together[method].values())
         mean = bootstrap_mean(values, resamples=resamples, confidence=confidence, seed=0)
-        cells = [method, *each, f"{100 * mean.mean:.1f} ({100 * mean.low:.1f} to {100 * mean.high:.1f})", ""]
+        cells = [method, *each, f"{mean.mean:.1f} ({mean.low:.1f} to {mean.high:.1f})", ""]
         if "sft" in together and method != "sft":
             gap = paired_bootstrap(
                 together[method], together["sft"], resamples=resamples, confidence=confidence, seed=0
             )
-            cells[-1] = f"{100 * gap.mean:+.1f} ({100 * gap.low:+.1f} to {100 * gap.high:+.1f})"
-        lines.append(" | ".join(cells))
-    return "\n".join(f"| {line} |" if "---" not in line else f"|{line}" for line in lines)
+            cells[-1] = f"{signed(gap.mean)} ({span(gap)})"
+        lines.append(cells)
+    head, *rows = (f"| {' | '.join(cells)} |" for cells in lines)
+    return "\n".join([head, "|---|" + "---:|" * (len(runs) + 2), *rows])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
