@@ -21,6 +21,7 @@ import yaml
 
 from pretrain.recall import Notes, recall_conversation, with_reading_questions
 from qlass.envs.alfworld import adapter, panels
+from qlass.envs.alfworld.goals import parse_goal
 from qlass.prompts import instruction_text, render_reply
 from qlass.records import TaskSpec
 from qlass.seeds import derive_seed
@@ -44,30 +45,61 @@ def _choose(actions: tuple[str, ...], notes: Notes, taste: dict[str, float], rng
 
 
 def _slip(actions: tuple[str, ...], notes: Notes, rng: random.Random) -> str:
-    """Make up an action that looks possible and is not: what is not there, where one is not, or already done."""
+    """Make up an action that looks possible and is not: what is not there, where one is not, or already done.
+
+    Most are one name away from what is possible. A player that only slips grossly never makes its reader compare the
+    action with what was read, and the reader then believes every well-formed `take`.
+    """
+    # A full hand takes nothing, whatever it is told to: hardly anything to learn.
+    weights = (0.4, 3, 2, 1) if notes.held else (5, 3, 0.4, 1)
     for _ in range(20):
-        place = rng.choice(notes.places)
-        kind = place.split()[0]
-        things = [thing for found in notes.contents.values() for thing in found] or ["mug 1"]
-        thing = rng.choice(
-            (rng.choice(things), f"{rng.choice(things).split()[0]} {rng.randint(1, 3)}", notes.held or "mug 1")
-        )
-        treat, tool = rng.choice((("clean", "sinkbasin"), ("heat", "microwave"), ("cool", "fridge")))
-        action = rng.choice(
-            (
-                f"go to {kind} {sum(other.split()[0] == kind for other in notes.places) + rng.randint(1, 2)}",
-                f"go to {(notes.visited or [place])[-1]}",
-                f"open {place}",
-                f"take {thing} from {(notes.visited or [place])[-1]}",
-                f"take {thing} from {place}",
-                f"move {thing} to {place}",
-                f"{treat} {thing} with {tool} 1",
-                f"use {thing}",
-            )
-        )
+        action = rng.choices((_wrong_take, _wrong_go, _wrong_move, _wrong_use), weights)[0](notes, rng)
         if action not in actions:
             return action
     return "look"
+
+
+def _other_number(thing: str, rng: random.Random) -> str:
+    return f"{thing.split(maxsplit=1)[0]} {rng.randint(1, 4)}"
+
+
+def _known(notes: Notes) -> list[str]:
+    return [thing for found in notes.contents.values() for thing in found] or ["mug 1"]
+
+
+def _wrong_take(notes: Notes, rng: random.Random) -> str:
+    """Take what lies elsewhere, what has another number, what the task needs, or from where one is not."""
+    here = notes.contents.get(notes.here) or _known(notes)
+    thing = rng.choice(
+        (
+            _other_number(rng.choice(here), rng),
+            _other_number(rng.choice(here), rng),
+            rng.choice(_known(notes)),
+            f"{parse_goal(notes.observation).target} {rng.randint(1, 2)}",
+        )
+    )
+    return f"take {thing} from {notes.here if rng.random() < 0.85 else rng.choice(notes.places)}"
+
+
+def _wrong_move(notes: Notes, rng: random.Random) -> str:
+    """Put down what is not held, or where one is not."""
+    held = notes.held or rng.choice(_known(notes))
+    thing = rng.choice((held, _other_number(held, rng), rng.choice(_known(notes))))
+    return f"move {thing} to {notes.here if thing != held or rng.random() < 0.3 else rng.choice(notes.places)}"
+
+
+def _wrong_go(notes: Notes, rng: random.Random) -> str:
+    """Go where one is, or to a place that the room does not have."""
+    kind = rng.choice(notes.places).split()[0]
+    beyond = sum(place.split()[0] == kind for place in notes.places) + rng.randint(1, 2)
+    return f"go to {rng.choice((notes.here, f'{kind} {beyond}'))}"
+
+
+def _wrong_use(notes: Notes, rng: random.Random) -> str:
+    """Open, treat or use something at random."""
+    thing = rng.choice((notes.held or "mug 1", rng.choice(_known(notes))))
+    treat, tool = rng.choice((("clean", "sinkbasin"), ("heat", "microwave"), ("cool", "fridge")))
+    return rng.choice((f"open {rng.choice(notes.places)}", f"{treat} {thing} with {tool} 1", f"use {thing}"))
 
 
 def _thought(action: str, rng: random.Random) -> str:
@@ -90,13 +122,13 @@ def play(env: adapter.AlfworldEnv, spec: TaskSpec, rng: random.Random, max_steps
     """Play one episode at random and return it as chat messages, questions included."""
     observation, info = env.reset(spec)
     listing, _, goal = observation.partition("Your task is to:")
-    notes = Notes(goal.strip(), re.findall(r"[a-z]+ \d+", listing))
+    notes = Notes(goal.strip(), re.findall(r"[a-z]+ \d+", listing), observation)
     messages = [("system", instruction_text("alfworld")), ("user", observation)]
-    taste = {"go": 6.0, "open": 4.0, "take": 3.0, "close": 0.2, "look": 0.1, "inventory": 0.1, "examine": 0.3}
+    taste = {"go": 6.0, "open": 4.0, "take": 5.0, "close": 0.2, "look": 0.1, "inventory": 0.1, "examine": 0.3}
     taste |= {verb: weight * rng.uniform(0.3, 1.7) for verb, weight in taste.items()}
     taste["curious"] = rng.random()
     talkative, asking = rng.random() < 0.6, rng.random() < 0.5
-    clumsy = rng.choice((0.02, 0.1, 0.3))
+    clumsy = rng.choice((0.05, 0.2, 0.35))
     for _ in range(rng.randint(8, max_steps)):
         possible = info["admissible_actions"]
         if asking and rng.random() < 0.3:

@@ -3,7 +3,7 @@
     python -m pretrain.measure models/reader-3m
 
 Answers are forced: a token counts where it is the most likely one after the right tokens before it, an answer where all
-of its tokens count.
+of its tokens count. It also says how often the model foresees that the engine refuses an action ("Nothing happens."), or does not.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from qlass.training.models import load_checked_tokenizer, load_model
 
 KINDS = {
     "Do you see what your task needs?": "is what the task needs in sight (look up the goal, then compare)",
+    "Is ": "is a thing of this name in sight",
+    "Do you hold ": "is this thing held",
     "Is there a ": "is a named kind of thing in sight (compare only)",
     "What does your task need?": "what does the task need (look up the goal only)",
     "Does the room have a ": "does the room have this place",
@@ -36,12 +38,23 @@ KINDS = {
     "What do you hold?": "what is held",
 }
 
+REFUSED = "Nothing happens."
+
 
 def kind_of(question: str, answer: str) -> str | None:
     """Name the row of a question; those that are answered with yes or no get two, for guessing one of them is easy."""
-    kind = next((kind for start, kind in KINDS.items() if question.startswith(start)), None)
+    kind = next((KINDS[start] for start in sorted(KINDS, key=len, reverse=True) if question.startswith(start)), None)
     word = answer.partition(",")[0]
     return f"{kind}: {word}" if kind and word in {"yes", "no"} else kind
+
+
+def outcome_of(before: tuple[str, str], observation: str) -> str | None:
+    """Name the row of an action's outcome, None where the message before is not an action: is a refusal foreseen?"""
+    role, text = before
+    if role != "assistant" or "Action: " not in text:
+        return None
+    verb = text.rpartition("Action: ")[2].split()[0]
+    return f"outcome of `{verb}`: {'refused' if observation == REFUSED else 'executed'}"
 
 
 @torch.no_grad()
@@ -51,15 +64,20 @@ def measure(folder: Path, games: int) -> dict[str, tuple[int, int]]:
     chat = load_chat_format("qlass", load_checked_tokenizer(folder))
     model = load_model(folder).eval()
     choose_attention(model, torch.device("cpu"))
-    first = params["corpus"]["games"]
+    begin = params["corpus"]["games"]
+    refusal = next(chat.segments((Message("user", REFUSED),)))[1]
     found: dict[str, list[int]] = defaultdict(lambda: [0, 0])
-    for spec in itertools.islice(panels.panels({}, "train", params["seed"]), first, first + games):
+    for spec in itertools.islice(panels.panels({}, "train", params["seed"]), begin, begin + games):
         for messages in play_game((spec, params["corpus"] | {"episodes_per_game": 2}, params["seed"])):
             segments = list(chat.segments(tuple(Message(role, text) for role, text in messages)))
             ids = list(itertools.chain.from_iterable(segments))
             likely = model(torch.tensor([ids])).logits[0].argmax(-1).tolist()
             ends = list(itertools.accumulate(map(len, segments)))
             for number in range(1, len(messages)):
+                if outcome := outcome_of(messages[number - 1], messages[number][1]):
+                    first = ends[number - 1] + 1  # of the observation's text
+                    found[outcome][0] += (likely[first - 1] == refusal) == outcome.endswith("refused")
+                    found[outcome][1] += 1
                 kind = kind_of(messages[number - 1][1], messages[number][1])
                 if messages[number][0] == "assistant" and kind:
                     tokens = range(ends[number - 1] + 1, ends[number])  # the first one opens the reply

@@ -18,18 +18,22 @@ class Notes:
 
     goal: str
     places: list[str]
+    observation: str
     contents: dict[str, list[str]] = field(default_factory=dict)
     visited: list[str] = field(default_factory=list)
     held: str = ""
+    here: str = ""
+
+    def __post_init__(self) -> None:
+        """Begin in the middle of the room: at no place, which the first one stands in for."""
+        self.here = self.here or self.places[0]
 
     def read(self, action: str, observation: str) -> None:
         """Take in one step."""
-        if (
-            (go := re.fullmatch(rf"go to ({_THING})", action))
-            and "arrive" in observation
-            and go[1] not in self.visited
-        ):
-            self.visited.append(go[1])
+        if (go := re.fullmatch(rf"go to ({_THING})", action)) and "arrive" in observation:
+            self.here = go[1]
+            if go[1] not in self.visited:
+                self.visited.append(go[1])
         for place, things in re.findall(
             rf"(?:On the|The) ({_THING})(?: is open\. In it|), you see (.*?)\.", observation
         ):
@@ -44,7 +48,9 @@ class Notes:
     def question(self, rng: random.Random) -> tuple[str, str]:
         """Draw a question and its answer."""
         seen = [(thing, place) for place, things in self.contents.items() for thing in things]
-        kinds = ["goal", "unvisited", "been", "held", "kind"] + ["where", "list", "where", "kind"] * bool(seen)
+        kinds = ["goal", "unvisited", "been", "held", "holds", "kind"] + ["where", "list", "where", "kind"] * bool(
+            seen
+        )
         match rng.choice(kinds):
             case "goal":
                 return "What is your task?", self.goal
@@ -56,6 +62,14 @@ class Notes:
                 return f"Have you been to {place}?", "yes" if place in self.visited else "no"
             case "held":
                 return "What do you hold?", self.held or "nothing"
+            case "holds":
+                near = (
+                    f"{self.held.split()[0]} {rng.randint(1, 4)}"
+                    if self.held
+                    else rng.choice(seen or [("mug 1", "")])[0]
+                )
+                thing = self.held if self.held and rng.random() < 0.5 else near
+                return f"Do you hold {thing}?", "yes" if thing == self.held else "no"
             case "kind":
                 word = rng.choice([thing.split()[0] for thing, _ in seen] or ["mug"])
                 if rng.random() < 0.4:
@@ -142,8 +156,12 @@ def _treatment(goal: Goal) -> str:
 
 
 def _sight_question(place: tuple[str, list[str]], met: Sequence[str], rng: random.Random) -> list[tuple[str, str]]:
-    """Ask whether a kind of thing is in sight; half of the answers are yes where anything is."""
+    """Ask whether a thing, or a kind of thing, is in sight; half of the answers are yes where anything is."""
     there = place[1]
+    if rng.random() < 0.6:
+        kind = (rng.choice(there) if there else rng.choice(met or ["mug"])).split()[0]
+        thing = rng.choice(there) if there and rng.random() < 0.5 else f"{kind} {rng.randint(1, 4)}"
+        return [("user", f"Is {thing} here?"), ("assistant", "yes" if thing in there else "no")]
     kind = rng.choice(there).split()[0] if there and rng.random() < 0.5 else rng.choice(met or ["mug"])
     here = [thing for thing in there if thing.split()[0] == kind]
     return [("user", f"Is there a {kind} here?"), ("assistant", f"yes, {', '.join(here)}" if here else "no")]

@@ -35,7 +35,14 @@ def start(setup: Setup) -> Worker:
     from qlass.search.explore import ExploreSettings, explore
 
     player, given = Player(setup.world, setup.models), setup.explore
-    budget = ExploreSettings(given.width, given.depth, given.expert_branch, given.max_redraws, given.max_nodes)
+    budget = ExploreSettings(
+        given.width,
+        given.depth,
+        given.expert_branch,
+        given.max_redraws,
+        given.max_nodes,
+        given.rollout_temperature,
+    )
 
     def grow(env: Any, task: tuple[TaskSpec, Trajectory | None]) -> Any:
         spec, expert = task

@@ -125,6 +125,7 @@ class Explore:
     depth: Natural
     temperature: NonNegative
     expert_branch: bool
+    rollout_temperature: NonNegative | None
     max_redraws: Natural
     max_nodes: Count
     max_new_tokens: Count

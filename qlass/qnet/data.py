@@ -106,8 +106,11 @@ def tree_rows(
             a node without room for its observation has none).
 
     Raises:
+        ValueError: observations are to be predicted with `every_token`.
         DataError: a node has no label; names the task and the node.
     """
+    if observations and supervise != "action_end":
+        raise ValueError(f"observations are predicted with supervise='action_end' only, not with {supervise!r}")
     values = {node.node_id: _value(labels, tree.task_id, node.node_id) for node in tree.nodes}
     paths = _Paths(tree, instruction, chat, max_length, tail)
     shared, alone = paths.cover()

@@ -14,6 +14,8 @@ from qlass.report.svg import Scale, frame, line, marker, path, picture, text
 SHAPES = {"qlass": "circle", "best_of_n": "square", "sft": "triangle", "base": "diamond"}
 _ROW = 38
 _LABEL_HEIGHT = 16
+_LETTER = 6.9
+"""Width of a letter of a name, in pixels, on average."""
 _SHIFTS = (-4, 20, 8, -20, 36, -36, 52)
 """Places of a name relative to its point, in pixels downwards; the first free one is taken."""
 
@@ -30,7 +32,9 @@ def forest(results: Sequence[Result], title: str) -> Markup:
     """Draw one row per method of one split: mean reward with its interval, and the paper's number as a hollow mark."""
     width, top = 372, 18
     bottom = top + _ROW * len(results)
-    x = Scale(0, 100, 92, width - 58)
+    # The names end before the axis begins: a low mean must not stand in its own name.
+    names = max(len(method_name(result.method)) for result in results)
+    x = Scale(0, 100, max(92.0, _LETTER * names + 12), width - 58)
     parts = [line(x(value), top - 6, x(value), bottom, "grid") for value in x.ticks(4)]
     parts += [text(x(value), bottom + 16, f"{value:g}") for value in x.ticks(4)]
     for index, result in enumerate(results):

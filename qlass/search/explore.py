@@ -8,7 +8,7 @@ many times larger batches. Only the node budget is checked between waves.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from qlass.envs.base import EnvDefinition, TextEnv
@@ -33,6 +33,8 @@ class ExploreSettings:
         expert_branch: hang the expert trajectory under the root.
         max_redraws: how often equal siblings are redrawn before the node stays narrower.
         max_nodes: no further expansion starts once a tree has this many nodes.
+        rollout_temperature: below its first action, a branch is drawn at this temperature; None: that of the first action. 0
+            makes the Q-values of siblings those of the greedy policy instead of one lucky or unlucky draw each.
     """
 
     width: int
@@ -40,6 +42,7 @@ class ExploreSettings:
     expert_branch: bool
     max_redraws: int
     max_nodes: int
+    rollout_temperature: float | None = None
 
 
 @dataclass(slots=True)
@@ -59,6 +62,12 @@ class _Growth:
     narrow: int = 0
     stopped: int = 0
     cost: Cost = field(default_factory=Cost)
+
+    @property
+    def rollout_sampling(self) -> Sampling:
+        """How replies below a branch's first one are drawn."""
+        temperature = self.settings.rollout_temperature
+        return self.sampling if temperature is None else replace(self.sampling, temperature=temperature)
 
     def add(
         self,
@@ -188,7 +197,7 @@ def _expand(growth: _Growth, parents: list[int]) -> Routine[None]:
     while running:
         cursors = [growth.cursors[branch[-1]] for branch in running]
         requests = [
-            growth.sampling.request(cursor, growth.paths[branch[-1]], (0,))
+            growth.rollout_sampling.request(cursor, growth.paths[branch[-1]], (0,))
             for cursor, branch in zip(cursors, running, strict=True)
         ]
         answers: list[Proposed] = yield requests

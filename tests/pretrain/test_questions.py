@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from pretrain.corpus import play_game
-from pretrain.measure import kind_of
+from pretrain.measure import kind_of, outcome_of
 from qlass.envs.alfworld import panels
 from qlass.envs.alfworld.goals import parse_goal
 
@@ -37,6 +37,8 @@ def expected(question: str, before: Conversation) -> str | None:
     if asked := re.fullmatch(r"Is there a (\w+) here\?", question):
         here = [thing for thing in in_sight(before) if thing.split()[0] == asked[1]]
         return f"yes, {', '.join(here)}" if here else "no"
+    if asked := re.fullmatch(rf"Is ({THING}) here\?", question):
+        return "yes" if asked[1] in in_sight(before) else "no"
     if asked := re.fullmatch(rf"Does the room have a ({THING})\?", question):
         return "yes" if asked[1] in places else "no"
     if asked := re.fullmatch(r"Which (\w+)s does the room have\?", question):
@@ -58,6 +60,30 @@ def test_both_answers_are_asked_for_and_some_actions_are_refused(corpus: list[Co
     )
     refused = sum(text == "Nothing happens." for messages in corpus for _, text in messages)
     assert min(answers["yes"], answers["no"], refused) > 5
+
+
+def test_an_empty_hand_is_refused_about_as_often_as_it_takes(corpus: list[Conversation]) -> None:
+    """The weights that had hardly read such refusals believed every `take` of what does not lie there."""
+    outcomes: Counter[bool] = Counter()
+    for messages in corpus:
+        held = False
+        for before, (_, text) in itertools.pairwise(messages):
+            action = (
+                before[1].rpartition("Action: ")[2] if before[0] == "assistant" and "Action: " in before[1] else ""
+            )
+            refused = text == "Nothing happens."
+            if action.startswith("take ") and not held:
+                outcomes[refused] += 1
+            if action.startswith(("take ", "move ")) and not refused:
+                held = action.startswith("take ")
+    assert 0.5 < outcomes[True] / outcomes[False] < 2
+
+
+def test_outcomes_are_named_by_verb() -> None:
+    action = ("assistant", "Thought: I take it.\nAction: take mug 1 from desk 1")
+    assert outcome_of(action, "Nothing happens.") == "outcome of `take`: refused"
+    assert outcome_of(action, "You pick up the mug 1 from the desk 1.") == "outcome of `take`: executed"
+    assert outcome_of(("user", "Is mug 1 here?"), "yes") is None
 
 
 def test_answers_are_right(corpus: list[Conversation]) -> None:

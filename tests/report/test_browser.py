@@ -56,13 +56,18 @@ def test_page_is_drawn(samples, folder):
           const d = document.querySelector('iframe').contentDocument, w = d.documentElement;
           const wide = [...d.querySelectorAll('main *')].filter(e => !e.closest('.scroll')
             && e.getBoundingClientRect().right > 401).map(e => e.tagName + '.' + e.className);
-          out.textContent = JSON.stringify({{scroll: w.scrollWidth, wide: wide.length,
+          const right = e => e.getBoundingClientRect().right;
+          const forests = [...d.querySelectorAll('svg.chart')].filter(e => e.textContent.includes('mean outcome reward'));
+          const covered = forests.filter(e => Math.max(...[...e.querySelectorAll('.name')].map(right))
+            > Math.min(...[...e.querySelectorAll('.grid')].map(right)));
+          out.textContent = JSON.stringify({{scroll: w.scrollWidth, wide: wide.length, forests: forests.length,
+            covered: covered.length,
             buttons: d.querySelectorAll('.buttons:not([hidden])').length, charts: d.querySelectorAll('svg.chart').length}});
         }};</script>"""
     )
     dom = browse(folder, "--allow-file-access-from-files", "--virtual-time-budget=3000", "--dump-dom", probe.as_uri())
     found = re.search(r'id="out">(.*?)</p>', dom).group(1)
-    assert found == '{"scroll":400,"wide":0,"buttons":1,"charts":10}'
+    assert found == '{"scroll":400,"wide":0,"forests":3,"covered":0,"buttons":1,"charts":10}'
 
 
 @pytest.mark.parametrize(("blink", "ground"), [("1", "rgb(251, 251, 249)"), ("0", "rgb(19, 21, 25)")])

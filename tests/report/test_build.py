@@ -79,7 +79,7 @@ def test_csv_json_and_markdown_agree(built):
     summary = json.loads((built.out / "summary.json").read_text())
     with (built.out / "results.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
-    assert len(table) == len(summary["rows"]) == 12
+    assert len(table) == len(summary["rows"]) == 15
     for cells, row in zip(table, summary["rows"], strict=True):
         assert {key: "" if value is None else str(value) for key, value in row.items()} == cells
         assert summary["metrics"]["alfworld"][row["split"]][row["method"]]["mean_reward"] == row["mean_reward"]

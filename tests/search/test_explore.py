@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -48,6 +48,7 @@ cases = st.builds(
         expert_branch=st.booleans(),
         max_redraws=st.integers(0, 3),
         max_nodes=st.just(UNLIMITED),
+        rollout_temperature=st.sampled_from([None, 0.0, 1.0]),
     ),
     seed=st.integers(0, 5),
 )
@@ -304,6 +305,18 @@ def test_greedy_draws_never_repeat_a_path(explorer: Explorer) -> None:
     tree, _, _ = explorer.grow(a_case(width=3, max_redraws=1), sampling=Sampling(0.0, 0))
     assert tree.narrow > 0
     assert len(label_tree(tree, 0.9)) == len(tree.nodes)
+
+
+@pytest.mark.parametrize(("given_temperature", "expected"), [(None, 0.7), (0.0, 0.0), (1.0, 1.0)])
+def test_only_the_first_action_of_a_branch_is_drawn_at_the_first_temperature(
+    explorer: Explorer, given_temperature: float | None, expected: float
+) -> None:
+    tree, _, policy = explorer.grow(a_case(rollout_temperature=given_temperature))
+    drawn = Counter(request.temperature for batch in policy.batches for request in batch)
+    rollouts = sum(node.origin == "rollout" for node in tree.nodes)
+    assert rollouts > 0
+    assert set(drawn) == {0.7, expected}
+    assert expected == 0.7 or drawn[expected] == rollouts
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 12])
