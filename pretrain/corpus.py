@@ -121,8 +121,7 @@ def _thought(action: str, rng: random.Random) -> str:
 def play(env: adapter.AlfworldEnv, spec: TaskSpec, rng: random.Random, max_steps: int) -> list[tuple[str, str]]:
     """Play one episode at random and return it as chat messages, questions included."""
     observation, info = env.reset(spec)
-    listing, _, goal = observation.partition("Your task is to:")
-    notes = Notes(goal.strip(), re.findall(r"[a-z]+ \d+", listing), observation)
+    notes = Notes(observation)
     messages = [("system", instruction_text("alfworld")), ("user", observation)]
     taste = {"go": 6.0, "open": 4.0, "take": 5.0, "close": 0.2, "look": 0.1, "inventory": 0.1, "examine": 0.3}
     taste |= {verb: weight * rng.uniform(0.3, 1.7) for verb, weight in taste.items()}

@@ -18,16 +18,17 @@ import yaml
 
 from pretrain.corpus import play_game
 from qlass.envs.alfworld import panels
-from qlass.prompts import load_chat_format
+from qlass.envs.alfworld.engine import NOTHING_HAPPENS
+from qlass.prompts import load_chat_format, parse_reply
 from qlass.records import Message
 from qlass.training.attention import choose_attention
 from qlass.training.models import load_checked_tokenizer, load_model
 
 KINDS = {
     "Do you see what your task needs?": "is what the task needs in sight (look up the goal, then compare)",
+    "Is there a ": "is a named kind of thing in sight (compare only)",
     "Is ": "is a thing of this name in sight",
     "Do you hold ": "is this thing held",
-    "Is there a ": "is a named kind of thing in sight (compare only)",
     "What does your task need?": "what does the task need (look up the goal only)",
     "Does the room have a ": "does the room have this place",
     "Have you been to ": "has this place been visited",
@@ -38,12 +39,10 @@ KINDS = {
     "What do you hold?": "what is held",
 }
 
-REFUSED = "Nothing happens."
-
 
 def kind_of(question: str, answer: str) -> str | None:
     """Name the row of a question; those that are answered with yes or no get two, for guessing one of them is easy."""
-    kind = next((KINDS[start] for start in sorted(KINDS, key=len, reverse=True) if question.startswith(start)), None)
+    kind = next((kind for start, kind in KINDS.items() if question.startswith(start)), None)
     word = answer.partition(",")[0]
     return f"{kind}: {word}" if kind and word in {"yes", "no"} else kind
 
@@ -51,10 +50,10 @@ def kind_of(question: str, answer: str) -> str | None:
 def outcome_of(before: tuple[str, str], observation: str) -> str | None:
     """Name the row of an action's outcome, None where the message before is not an action: is a refusal foreseen?"""
     role, text = before
-    if role != "assistant" or "Action: " not in text:
+    _, action, is_action = parse_reply(text)
+    if role != "assistant" or not is_action:
         return None
-    verb = text.rpartition("Action: ")[2].split()[0]
-    return f"outcome of `{verb}`: {'refused' if observation == REFUSED else 'executed'}"
+    return f"outcome of `{action.split()[0]}`: {'refused' if observation == NOTHING_HAPPENS else 'executed'}"
 
 
 @torch.no_grad()
@@ -65,7 +64,7 @@ def measure(folder: Path, games: int) -> dict[str, tuple[int, int]]:
     model = load_model(folder).eval()
     choose_attention(model, torch.device("cpu"))
     begin = params["corpus"]["games"]
-    refusal = next(chat.segments((Message("user", REFUSED),)))[1]
+    refusal = next(chat.segments((Message("user", NOTHING_HAPPENS),)))[1]
     found: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     for spec in itertools.islice(panels.panels({}, "train", params["seed"]), begin, begin + games):
         for messages in play_game((spec, params["corpus"] | {"episodes_per_game": 2}, params["seed"])):

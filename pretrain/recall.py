@@ -16,17 +16,17 @@ _THING = r"[a-z]+ \d+"
 class Notes:
     """What a reader of the observations knows so far: places in the order of the listing, and what was seen where."""
 
-    goal: str
-    places: list[str]
     observation: str
+    places: list[str] = field(init=False)
     contents: dict[str, list[str]] = field(default_factory=dict)
     visited: list[str] = field(default_factory=list)
     held: str = ""
-    here: str = ""
+    here: str = field(init=False)
 
     def __post_init__(self) -> None:
         """Begin in the middle of the room: at no place, which the first one stands in for."""
-        self.here = self.here or self.places[0]
+        self.places = re.findall(_THING, self.observation.partition("Your task is to:")[0])
+        self.here = self.places[0]
 
     def read(self, action: str, observation: str) -> None:
         """Take in one step."""
@@ -53,7 +53,7 @@ class Notes:
         )
         match rng.choice(kinds):
             case "goal":
-                return "What is your task?", self.goal
+                return "What is your task?", goal_text(self.observation)
             case "unvisited":
                 left = [place for place in self.places if place not in self.visited]
                 return "Which places have you not been to?", ", ".join(left[:6]) or "none"
