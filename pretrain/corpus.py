@@ -51,7 +51,7 @@ def _slip(actions: tuple[str, ...], notes: Notes, rng: random.Random) -> str:
     action with what was read, and the reader then believes every well-formed `take`.
     """
     # A full hand takes nothing, whatever it is told to: hardly anything to learn.
-    weights = (0.4, 3, 2, 1) if notes.held else (5, 3, 0.4, 1)
+    weights = (0.4, 3, 4, 1) if notes.held else (5, 3, 0.4, 1)
     for _ in range(20):
         action = rng.choices((_wrong_take, _wrong_go, _wrong_move, _wrong_use), weights)[0](notes, rng)
         if action not in actions:
@@ -82,10 +82,10 @@ def _wrong_take(notes: Notes, rng: random.Random) -> str:
 
 
 def _wrong_move(notes: Notes, rng: random.Random) -> str:
-    """Put down what is not held, or where one is not."""
+    """Put down what is not held, where one is not, or where it is closed or does not belong."""
     held = notes.held or rng.choice(_known(notes))
-    thing = rng.choice((held, _other_number(held, rng), rng.choice(_known(notes))))
-    return f"move {thing} to {notes.here if thing != held or rng.random() < 0.3 else rng.choice(notes.places)}"
+    thing = rng.choice((held, held, _other_number(held, rng), rng.choice(_known(notes))))
+    return f"move {thing} to {notes.here if thing != held or rng.random() < 0.5 else rng.choice(notes.places)}"
 
 
 def _wrong_go(notes: Notes, rng: random.Random) -> str:

@@ -19,16 +19,18 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import yaml
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import distributed
 from torch.multiprocessing import spawn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from pretrain.circuit import install_induction
+from qlass.envs.alfworld.engine import NOTHING_HAPPENS
 from qlass.prompts import load_chat_format
 from qlass.prompts.chat import ChatFormat
 from qlass.records import Message
@@ -93,34 +95,52 @@ def _split(pattern: str) -> pre_tokenizers.PreTokenizer:
     )
 
 
-def encode(conversations: list[list[Message]], chat: ChatFormat, max_length: int) -> list[torch.Tensor]:
-    """Encode each conversation, cut at `max_length` tokens."""
+class Row(NamedTuple):
+    """A conversation.
+
+    Attributes:
+        ids: (T,) token ids.
+        learned: (T,) False for the tokens of a reply that the engine refused.
+    """
+
+    ids: torch.Tensor
+    learned: torch.Tensor
+
+
+def encode(conversations: list[list[Message]], chat: ChatFormat, max_length: int) -> list[Row]:
+    """Encode each conversation, cut at `max_length` tokens.
+
+    The player's slips are there to be foreseen, not to be imitated: a refused reply is read, and what follows it is
+    learned, but not the reply.
+    """
     rows = []
     for conversation in conversations:
-        ids = [token for segment in chat.segments(tuple(conversation)) for token in segment]
-        rows.append(torch.tensor(ids[:max_length], dtype=torch.int32))
+        ids: list[int] = []
+        learned: list[bool] = []
+        answers = [message.content for message in conversation[1:]] + [""]
+        for message, answer, segment in zip(conversation, answers, chat.segments(tuple(conversation)), strict=True):
+            ids += segment
+            learned += [message.role != "assistant" or answer != NOTHING_HAPPENS] * len(segment)
+        rows.append(Row(torch.tensor(ids[:max_length], dtype=torch.int32), torch.tensor(learned[:max_length])))
     return rows
 
 
-def batches(rows: list[torch.Tensor], size: int, seed: int, start: int) -> Iterator[list[torch.Tensor]]:
+def batches(rows: list[Row], size: int, seed: int, start: int) -> Iterator[list[Row]]:
     """Yield batches of rows of similar length for ever, in an order that depends on the seed alone."""
-    lengths = [len(row) for row in rows]
+    lengths = [len(row.ids) for row in rows]
     every = (epoch_batches(lengths, size, seed, epoch) for epoch in itertools.count())
     for batch in itertools.islice(itertools.chain.from_iterable(every), start, None):
         yield [rows[row] for row in batch]
 
 
-def loss_of(model: LlamaForCausalLM, rows: list[torch.Tensor]) -> torch.Tensor:
-    """Return the summed next-token loss over all tokens of a batch."""
-    width = max(map(len, rows))
-    ids = torch.zeros(len(rows), width, dtype=torch.long)  # (B, T)
-    for row, tokens in enumerate(rows):
-        ids[row, : len(tokens)] = tokens
-    real = torch.arange(1, width) < torch.tensor([len(tokens) for tokens in rows])[:, None]  # (B, T-1)
+def loss_of(model: LlamaForCausalLM, rows: list[Row]) -> torch.Tensor:
+    """Return the summed next-token loss over the learned tokens of a batch."""
+    ids = pad_sequence([row.ids for row in rows], batch_first=True).long()  # (B, T)
+    learned = pad_sequence([row.learned for row in rows], batch_first=True)[:, 1:]  # (B, T-1); padding is not learned
     with torch.autocast("cpu", torch.bfloat16):
-        hidden = model.model(ids).last_hidden_state[:, :-1][real]
+        hidden = model.model(ids).last_hidden_state[:, :-1][learned]
         logits = model.lm_head(hidden)
-    return torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:][real], reduction="sum")
+    return torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:][learned], reduction="sum")
 
 
 def add_up(model: LlamaForCausalLM, loss: torch.Tensor) -> float:
@@ -133,9 +153,7 @@ def add_up(model: LlamaForCausalLM, loss: torch.Tensor) -> float:
     return float(flat[-1])
 
 
-def train(
-    model: LlamaForCausalLM, rows: list[torch.Tensor], settings: dict[str, Any], seed: int
-) -> list[dict[str, Any]]:
+def train(model: LlamaForCausalLM, rows: list[Row], settings: dict[str, Any], seed: int) -> list[dict[str, Any]]:
     """Run the schedule: linear warm-up, constant, linear decay to zero over the last 30 % of the tokens."""
     rank, ranks = distributed.get_rank(), distributed.get_world_size()
     optimizer = torch.optim.AdamW(
@@ -159,8 +177,8 @@ def train(
         rate = settings["lr"] * min(1.0, (step + 1) / settings["warmup_steps"], left / 0.3)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        count = sum(map(len, batch))
-        loss = loss_of(model, batch[rank::ranks]) / (count - len(batch))
+        count = sum(len(row.ids) for row in batch)
+        loss = loss_of(model, batch[rank::ranks]) / sum(int(row.learned[1:].sum()) for row in batch)
         loss.backward()
         mean = add_up(model, loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -191,7 +209,8 @@ def work(rank: int, params: dict[str, Any], meeting: str) -> None:
     tokenizer = PreTrainedTokenizerFast.from_pretrained(DATA / "tokenizer")
     chat = load_chat_format("qlass", tokenizer)
     rows = encode(conversations, chat, params["train"]["max_length"])
-    logger.info("conversations=%d tokens=%d longest=%d", len(rows), sum(map(len, rows)), max(map(len, rows)))
+    lengths = [len(row.ids) for row in rows]
+    logger.info("conversations=%d tokens=%d longest=%d", len(rows), sum(lengths), max(lengths))
     if start := params["train"]["start"]:
         model = LlamaForCausalLM.from_pretrained(start, dtype=torch.float32)
         carry_over(model, PreTrainedTokenizerFast.from_pretrained(start), tokenizer)

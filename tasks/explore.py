@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from qlass.envs.panels import load_panel
-from qlass.errors import SettingsError
 from qlass.jsonl import read_records, write_json, write_records
 from qlass.records import ExplorationTree, TaskSpec, Trajectory
 from qlass.seeds import derive_seed
@@ -42,6 +41,7 @@ def start(setup: Setup) -> Worker:
         given.max_redraws,
         given.max_nodes,
         given.rollout_temperature,
+        given.max_invalid,
     )
 
     def grow(env: Any, task: tuple[TaskSpec, Trajectory | None]) -> Any:
@@ -81,13 +81,9 @@ def _ends(tree: ExplorationTree) -> list[Any]:
 
 def tasks_of(name: str, count: int | None) -> list[tuple[TaskSpec, Trajectory | None]]:
     """Return the first training tasks, each with its expert trajectory where the expert solved it."""
-    specs = load_panel(paths.panel(name, "train")).tasks
-    if count is not None and count > len(specs):
-        raise SettingsError(
-            f"params.yaml: explore.tasks: found {count}; allowed: 1 to {len(specs)} (the panel), or null"
-        )
+    chosen = settings.first(load_panel(paths.panel(name, "train")).tasks, count, "explore.tasks", "the panel")
     experts = {trajectory.task_id: trajectory for trajectory in read_records(paths.trajectories(name), Trajectory)}
-    return [(spec, experts.get(spec.task_id)) for spec in specs[:count]]
+    return [(spec, experts.get(spec.task_id)) for spec in chosen]
 
 
 def main(job: Job) -> None:

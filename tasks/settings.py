@@ -7,14 +7,16 @@ when a declared key changes. Keys that change no result (workers, device, tracki
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from qlass.errors import SettingsError
 from tasks import dvcfiles, paths
 from tasks.strict import MAY_BE_EMPTY, Range, read
 
+Item = TypeVar("Item")
 Count: TypeAlias = Annotated[int, Range(at_least=1)]
 Natural: TypeAlias = Annotated[int, Range(at_least=0)]
 Positive: TypeAlias = Annotated[float, Range(above=0)]
@@ -113,6 +115,7 @@ class Training:
 class Sft(Training):
     """Stage sft."""
 
+    trajectories: Count | None
     lora: Lora | None
 
 
@@ -126,6 +129,7 @@ class Explore:
     temperature: NonNegative
     expert_branch: bool
     rollout_temperature: NonNegative | None
+    max_invalid: Count | None
     max_redraws: Natural
     max_nodes: Count
     max_new_tokens: Count
@@ -266,6 +270,19 @@ def declared(cell: dvcfiles.Cell, path: Path = paths.PARAMS) -> dict[str, Any]:
             value = getattr(value, part)
         found[key] = _plain(value)
     return found
+
+
+def first(items: Sequence[Item], count: int | None, key: str, what: str) -> Sequence[Item]:
+    """Return the first items, as many as the setting `key` says; all for None.
+
+    Raises:
+        SettingsError: there are fewer; `what` says what they are.
+    """
+    if count is not None and count > len(items):
+        raise SettingsError(
+            f"{paths.PARAMS}: {key}: found {count}; allowed: 1 to {len(items)} ({what}), or null for all of them"
+        )
+    return items[:count]
 
 
 def _plain(value: Any) -> Any:

@@ -9,7 +9,7 @@ from qlass.envs import get_definition
 from qlass.jsonl import read_records, write_json
 from qlass.records import Trajectory
 from qlass.seeds import derive_seed
-from tasks import curves, paths
+from tasks import curves, paths, settings
 from tasks.runner import Job, run
 
 
@@ -18,13 +18,15 @@ def main(job: Job) -> None:
     from qlass.training.settings import TrainSettings
     from qlass.training.sft import train_sft
 
-    env, base = job.cell.items["env"], job.settings.base
+    env, base, given = job.cell.items["env"], job.settings.base, asdict(job.settings.sft)
+    solved = read_records(paths.trajectories(env), Trajectory)
+    trajectories = settings.first(solved, given.pop("trajectories"), "sft.trajectories", "those of the expert")
     with job.work_folder() as folder:
         result = train_sft(
             paths.BASE_POLICY,
-            read_records(paths.trajectories(env), Trajectory),
+            trajectories,
             instruction=get_definition(env).instruction,
-            settings=TrainSettings.from_params("sft", asdict(job.settings.sft)),
+            settings=TrainSettings.from_params("sft", given),
             out_dir=paths.sft_policy(env),
             work_dir=folder,
             seed=derive_seed(base.seed, "sft", env),

@@ -35,6 +35,9 @@ class ExploreSettings:
         max_nodes: no further expansion starts once a tree has this many nodes.
         rollout_temperature: below its first action, a branch is drawn at this temperature; None: that of the first action. 0
             makes the Q-values of siblings those of the greedy policy instead of one lucky or unlucky draw each.
+        max_invalid: a sampled branch whose last actions, this many in a row, were invalid ends there with outcome 0
+            (truncated); None: it goes on to the step limit, as in the paper. A policy that was never shown a refusal
+            repeats the refused action, and such branches would make up most of a tree.
     """
 
     width: int
@@ -43,6 +46,7 @@ class ExploreSettings:
     max_redraws: int
     max_nodes: int
     rollout_temperature: float | None = None
+    max_invalid: int | None = None
 
 
 @dataclass(slots=True)
@@ -56,6 +60,7 @@ class _Growth:
     nodes: list[Node] = field(default_factory=list)
     cursors: dict[int, Cursor] = field(default_factory=dict)
     paths: dict[int, str] = field(default_factory=lambda: {ROOT: "root"})
+    invalid: dict[int, int] = field(default_factory=lambda: {ROOT: 0})
     children: dict[int, list[int]] = field(default_factory=dict)
     queue: list[int] = field(default_factory=lambda: [ROOT])
     redraws: int = 0
@@ -79,6 +84,9 @@ class _Growth:
     ) -> int:
         """Hang a node under a parent and return its id."""
         node_id = len(self.nodes)
+        self.invalid[node_id] = 0 if step.valid else self.invalid[parent] + 1
+        if origin != "expert" and self.invalid[node_id] == self.settings.max_invalid and not cursor.ended:
+            step, cursor = replace(step, truncated=True), replace(cursor, ended=True)
         siblings = self.children.setdefault(parent, [])
         self.paths[node_id] = f"{self.paths[parent]}.{len(siblings)}"
         siblings.append(node_id)
@@ -193,11 +201,12 @@ def _expand(growth: _Growth, parents: list[int]) -> Routine[None]:
     branches = []
     for (parent, proposal), (step, cursor) in zip(heads, taken, strict=True):
         branches.append([growth.add(parent, step, cursor, "expansion", proposal.logprob)])
+    sampling = growth.rollout_sampling
     running = [branch for branch in branches if not growth.cursors[branch[-1]].ended]
     while running:
         cursors = [growth.cursors[branch[-1]] for branch in running]
         requests = [
-            growth.rollout_sampling.request(cursor, growth.paths[branch[-1]], (0,))
+            sampling.request(cursor, growth.paths[branch[-1]], (0,))
             for cursor, branch in zip(cursors, running, strict=True)
         ]
         answers: list[Proposed] = yield requests

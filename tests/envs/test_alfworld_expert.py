@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from itertools import islice, pairwise
 from pathlib import Path
@@ -77,7 +78,7 @@ def test_the_expert_wins(played: list[Played]) -> None:
 def test_thoughts_are_short_and_name_what_the_action_uses(played: list[Played]) -> None:
     for episode in played:
         for thought, action, _ in episode.steps:
-            assert len(thought.split()) <= 20, thought
+            assert len(thought.split()) <= 28, thought
             words = action.split()
             named = [f"{word} {number}" for word, number in pairwise(words) if number.isdigit()]
             assert all(name in thought.lower() for name in named), (thought, action)
@@ -90,7 +91,27 @@ def test_thoughts_name_the_need_before_the_decision(played: list[Played]) -> Non
             verb, kind = action.split()[:2]
             if verb in {"take", "use"}:
                 need = kind + (f" to {episode.spec.category}" if episode.spec.category in TOOLS else "")
-                assert re.search(rf"I need (a|one more) {need}\. I see {kind} ", thought), thought
+                assert re.search(rf"I need (a|one more) {need}\. Is there a {kind} here\? yes, {kind} ", thought), (
+                    thought
+                )
+
+
+def test_what_thoughts_ask_themselves_is_answered_from_what_is_in_sight(played: list[Played]) -> None:
+    answers: Counter[str] = Counter()
+    for episode in played:
+        sight: list[str] = []
+        for thought, action, observation in episode.steps:
+            if asked := re.search(r"Is there a (\w+) here\? (no|yes, ([a-z]+ \d+))\.", thought):
+                found = [thing for thing in sight if thing.split()[0] == asked[1]]
+                assert asked[3] == (found[0] if found else None), (thought, sight)
+                answers[asked[2][:2]] += 1
+            if action.startswith("go") or "you see" in observation:
+                sight = re.findall(r"[a-z]+ \d+", observation.partition("you see")[2])
+            elif taken := re.match(r"You pick up the ([a-z]+ \d+)", observation):
+                sight.remove(taken[1])
+            elif put := re.match(r"You move the ([a-z]+ \d+)", observation):
+                sight.append(put[1])
+    assert min(answers.values()) > 10
 
 
 def test_thoughts_name_the_treatment_before_the_tool(played: list[Played]) -> None:

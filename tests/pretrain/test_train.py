@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from pretrain.train import carry_over, names_of, new_model, train_tokenizer
+from pretrain.train import batches, carry_over, encode, loss_of, names_of, new_model, train_tokenizer
+from qlass.prompts import load_chat_format
 from qlass.records import Message
 
 TEXT = "On the shelf 3, you see a mug 2, a mug 12, and a pen 1. I need a mug. Is there a cup 7 here? A pen 100.\nAction: go to shelf 3"
@@ -96,3 +97,36 @@ def test_equal_tokenizers_change_nothing(tokenizer: PreTrainedTokenizerFast) -> 
     before = [parameter.detach().clone() for parameter in model.parameters()]
     carry_over(model, tokenizer, tokenizer)
     assert all(itertools.starmap(torch.equal, zip(before, model.parameters(), strict=True)))
+
+
+REFUSED = [
+    Message("user", "On the shelf 3, you see a mug 2."),
+    Message("assistant", "Action: take pen 1"),
+    Message("user", "Nothing happens."),
+    Message("assistant", "Action: take mug 2"),
+    Message("user", "You pick up the mug 2."),
+]
+
+
+def test_a_refused_reply_is_read_but_not_learned(tokenizer: PreTrainedTokenizerFast) -> None:
+    (row,) = encode([REFUSED], load_chat_format("qlass", tokenizer), 1000)
+    hidden = "".join(tokenizer.decode([token]) for token in row.ids[~row.learned])
+    assert hidden == "<|assistant|>Action: take pen 1<|end|>"
+    (cut,) = encode([REFUSED], load_chat_format("qlass", tokenizer), 20)
+    assert len(cut.ids) == len(cut.learned) == 20
+
+
+def test_the_loss_is_the_mean_over_learned_tokens_whatever_the_padding(tokenizer: PreTrainedTokenizerFast) -> None:
+    torch.manual_seed(0)
+    model = new_model(SHAPE, tokenizer)
+    short, long = encode([REFUSED[:3], REFUSED], load_chat_format("qlass", tokenizer), 1000)
+    together = loss_of(model, [short, long]).item()
+    alone = 0.0
+    for row in (short, long):
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(row.ids[None].long()).logits[0].float()
+        for position in range(1, len(row.ids)):
+            if row.learned[position]:
+                alone -= logits[position - 1].log_softmax(-1)[row.ids[position]].item()
+    assert together == pytest.approx(alone, rel=1e-2)
+    assert next(batches([short, long], 2, seed=0, start=0)) in ([short, long], [long, short])

@@ -49,6 +49,7 @@ cases = st.builds(
         max_redraws=st.integers(0, 3),
         max_nodes=st.just(UNLIMITED),
         rollout_temperature=st.sampled_from([None, 0.0, 1.0]),
+        max_invalid=st.sampled_from([None, 1, 2]),
     ),
     seed=st.integers(0, 5),
 )
@@ -110,6 +111,25 @@ def branches_of(tree: ExplorationTree) -> list[list[Node]]:
     return branches
 
 
+def path_to(tree: ExplorationTree, node: Node) -> list[Node]:
+    """Return the nodes from the root's child to a node."""
+    path = [node]
+    while path[0].parent_id != ROOT:
+        path.insert(0, tree.nodes[path[0].parent_id])
+    return path
+
+
+def stuck_at(tree: ExplorationTree, node: Node) -> int:
+    """Return how many invalid steps in a row end with a node; 0 for the expert's."""
+    count = 0
+    while not node.step.valid and node.origin != "expert":
+        count += 1
+        if node.parent_id == ROOT:
+            break
+        node = tree.nodes[node.parent_id]
+    return count
+
+
 def shape_of(tree: ExplorationTree) -> dict[str, Any]:
     """Return everything about a tree but the numbers of its nodes."""
     children = children_of(tree)
@@ -151,13 +171,12 @@ def test_every_branch_replays_in_a_fresh_engine(explorer: Explorer, case: Case) 
     for leaf in tree.nodes:
         if children[leaf.node_id]:
             continue
-        path = [leaf]
-        while path[0].parent_id != ROOT:
-            path.insert(0, tree.nodes[path[0].parent_id])
+        path = path_to(tree, leaf)
         env = explorer.env()
         assert env.reset(explorer.specs[case.task])[0] == tree.observation
         for node in path:
             observation, reward, terminated, truncated, info = env.step(node.step.action)
+            truncated = truncated or stuck_at(tree, node) == case.settings.max_invalid
             expected = Step(node.step.thought, node.step.action, observation, reward, terminated, truncated)
             assert replace(node.step, valid=True) == expected
             assert info["valid"] or not node.step.valid
@@ -317,6 +336,24 @@ def test_only_the_first_action_of_a_branch_is_drawn_at_the_first_temperature(
     assert rollouts > 0
     assert set(drawn) == {0.7, expected}
     assert expected == 0.7 or drawn[expected] == rollouts
+
+
+def test_a_stuck_branch_ends_and_no_other_one(explorer: Explorer) -> None:
+    """The trees are those without the limit, but for what lies below the limit."""
+    stuck = 0
+    for task in range(12):
+        case = replace(a_case(rollout_temperature=0.0), task=task)
+        whole, _, _ = explorer.grow(case)
+        tree, env, _ = explorer.grow(replace(case, settings=replace(case.settings, max_invalid=2)))
+        actions = {tuple(n.step.action for n in path_to(whole, node)): node for node in whole.nodes}
+        for node in tree.nodes:
+            twin = actions[tuple(n.step.action for n in path_to(tree, node))]
+            ends = stuck_at(tree, node) == 2
+            assert node.step == replace(twin.step, truncated=twin.step.truncated or ends)
+            stuck += ends
+            assert stuck_at(tree, node) <= 2
+        assert len(env.executed) == len(tree.nodes)
+    assert stuck > 3
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 12])

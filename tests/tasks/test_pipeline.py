@@ -18,6 +18,7 @@ from tasks import dvcfiles, paths, pipeline, tracking
 SMALL = {
     "run.splits": ["test_seen"],
     "envs.corridor.panel": {"train": 12, "dev": 3, "test_seen": 4, "test_unseen": 4},
+    "sft.trajectories": 8,
     "sft.epochs": 1,
     "sft.backend": "torch",
     "explore.tasks": 6,
@@ -101,6 +102,7 @@ def test_the_whole_pipeline_runs_and_reuses(small: Path, params: Params, capsys:
     )
     assert len(client.search_traces(locations=[evaluated.info.experiment_id], run_id=evaluated.info.run_id)) == 4
     assert dvc(small, "status").strip() == "Data and pipelines are up to date."
+    assert read_json(small / paths.metrics("sft", "corridor"))["trajectories"] == SMALL["sft.trajectories"]
 
     assert pipeline.main([]) == 0
     assert re.search(rf"qnet@corridor +reused +run {qnet.info.run_id}", capsys.readouterr().out)

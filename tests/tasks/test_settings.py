@@ -154,3 +154,10 @@ def test_describe_and_ranges() -> None:
     limits = strict.Range(at_least=0, below=1)
     assert [value in limits for value in (-0.1, 0, 0.5, 1, float("nan"))] == [False, True, True, False, False]
     assert str(limits) == ">= 0 and < 1"
+
+
+def test_no_more_items_than_there_are() -> None:
+    assert settings.first("abc", None, "sft.trajectories", "those of the expert") == "abc"
+    assert settings.first("abc", 2, "sft.trajectories", "those of the expert") == "ab"
+    with pytest.raises(SettingsError, match=r"sft.trajectories: found 4; allowed: 1 to 3 \(those of the expert\)"):
+        settings.first("abc", 4, "sft.trajectories", "those of the expert")

@@ -1,8 +1,9 @@
 """A demonstrator for ALFWorld that explores: it sees the observations an agent sees, and nothing else.
 
 It looks for the object where such objects can be, likely and cheap places first, never twice in the same place, and
-remembers all it has seen. Its thoughts are short templates that name what is needed before what is decided: to find in
-one step whether that is in sight, a small reader would have to look up the goal and compare at once, and fails.
+remembers all it has seen. Its thoughts are short templates that name what is needed, then ask whether that is in sight,
+and answer, before they decide (self-ask: Press et al., arXiv 2210.03350): to look up the goal, compare and decide in one
+step is too much for a small reader.
 
 Source: the strategy is that of alfworld's handcoded experts (`agents/expert/handcoded_expert_tw.py`, MIT), written
 anew. *Differs from alfworld:* it reads no facts and no `traj_data.json`, closes nothing, and handles pick-two.
@@ -147,15 +148,22 @@ class AlfworldExpert:
         kept = max(done, key=lambda place: done[place], default="") if goal.category == "two" else ""
         purpose = f" to {goal.category}" if goal.category in _TOOLS else ""
         need = f"I need {'one more' if kept else 'a'} {goal.target}{purpose}."
+        if not kept or kept != self._here:  # what was put down there is not looked for
+            need = f"{need} {self._question(goal.target)}"
         for place in sorted(self._contents, key=lambda place: (place != self._here, _number(place))):
             for thing in self._contents[place]:
                 if _word(thing) != goal.target or place == kept:
                     continue
                 if place == self._here:
-                    return f"{need} I see {thing} here. I take it from {place}.", f"take {thing} from {place}"
+                    return f"{need} I take it from {place}.", f"take {thing} from {place}"
                 return f"{need} I saw {thing} at {place}. I go to {place}.", f"go to {place}"
         lamp_seen = any(_word(thing) == goal.toggle for things in self._contents.values() for thing in things)
         return self._search(need, goal, for_target=True, for_lamp=bool(goal.toggle) and not lamp_seen)
+
+    def _question(self, kind: str) -> str:
+        """Ask whether a kind of thing is in sight, and answer."""
+        found = next((thing for thing in self._contents.get(self._here, []) if _word(thing) == kind), None)
+        return f"Is there a {kind} here? " + (f"yes, {found}." if found else "no.")
 
     def _search(self, need: str, goal: Goal, *, for_target: bool, for_lamp: bool) -> tuple[str, str]:
         """Look into the place at hand, or go to the best place not looked into."""
@@ -199,13 +207,13 @@ class AlfworldExpert:
 
     def _light(self, goal: Goal) -> tuple[str, str]:
         """Turn on a lamp while holding the object."""
-        need = f"I have {self._held}. I need a {goal.toggle}."
+        need = f"I have {self._held}. I need a {goal.toggle}. {self._question(goal.toggle)}"
         for place, things in self._contents.items():
             for lamp in things:
                 if _word(lamp) != goal.toggle:
                     continue
                 if place == self._here:
-                    return f"{need} I see {lamp} here. I use it.", f"use {lamp}"
+                    return f"{need} I use it.", f"use {lamp}"
                 return f"{need} I saw {lamp} at {place}. I go to {place}.", f"go to {place}"
         return self._search(need, goal, for_target=False, for_lamp=True)
 
