@@ -1,0 +1,129 @@
+"""The native ALFWorld engine against TextWorld's, step by step, character by character."""
+
+from __future__ import annotations
+
+import random
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from qlass.envs.alfworld.adapter import WORDINGS, AlfworldEnv
+from qlass.envs.alfworld.expert import AlfworldExpert
+from qlass.envs.alfworld.panels import CATEGORIES, panels
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from qlass.records import TaskSpec
+
+pytest.importorskip("textworld")
+pytest.importorskip("alfworld")
+pytestmark = pytest.mark.alfworld
+
+Pair = tuple[AlfworldEnv, AlfworldEnv]
+"""(native, TextWorld)."""
+
+REFUSED = ("", "open sesame", "go to cabinet 99", "take", "Go To fridge 1 please", "slice knife 1 with knife 1")
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Pair]]:
+    """Return a function that makes one environment per engine, in a wording."""
+    cache, made = str(tmp_path_factory.mktemp("alfworld")), []
+
+    def pair(wording: str) -> Pair:
+        options = {"cache": cache, "admissible": True, "wording": wording}
+        made.extend(AlfworldEnv({**options, "engine": engine}) for engine in ("native", "textworld"))
+        return made[-2], made[-1]
+
+    yield pair
+    for env in made:
+        env.close()
+
+
+def tasks(split: str, category: str, number: int) -> Iterator[TaskSpec]:
+    """Yield tasks of one type, from all rooms that have it."""
+    return islice((spec for spec in panels({}, split, 7) if spec.category == category), number)
+
+
+def reset(envs: Pair, spec: TaskSpec) -> tuple[str, dict[str, Any]]:
+    """Start a task in both; return what both said."""
+    native, real = (env.reset(spec) for env in envs)
+    assert native == real
+    return native  # type: ignore[return-value]
+
+
+def step(envs: Pair, action: str) -> Any:
+    """Take a step in both; return what both said: observation, reward, terminated, truncated, admissible actions."""
+    native, real = (env.step(action) for env in envs)
+    assert native == real, action
+    return native
+
+
+def draw(rng: random.Random, admissible: tuple[str, ...]) -> str:
+    """Draw an action: a kind of action first, so that the rare ones occur; sometimes one that is refused."""
+    if rng.random() < 0.05:
+        return rng.choice((*REFUSED, "help"))
+    going = [action for action in admissible if action.startswith("go ")]
+    if going and rng.random() < 0.4:
+        return rng.choice(going)
+    verb = rng.choice(sorted({action.split()[0] for action in admissible} - {"go"}))
+    return rng.choice([action for action in admissible if action.split()[0] == verb])
+
+
+def play_randomly(envs: Pair, spec: TaskSpec, rng: random.Random, length: int) -> int:
+    """Compare a random walk with a detour that is taken back; return the number of steps compared."""
+    _, info = reset(envs, spec)
+    offered: set[str] = set()
+    for number in range(length):
+        if number == length // 2:
+            before, kept = [env.snapshot() for env in envs], info
+            for _ in range(8):
+                info = step(envs, draw(rng, info["admissible_actions"]))[4]
+            for env, snapshot in zip(envs, before, strict=True):
+                env.restore(snapshot)
+            info = kept
+        # What was possible elsewhere is the likeliest to be refused wrongly, or not refused.
+        offered |= set(info["admissible_actions"])
+        elsewhere = rng.random() < 0.1
+        info = step(envs, rng.choice(sorted(offered)) if elsewhere else draw(rng, info["admissible_actions"]))[4]
+    return length + 8
+
+
+def play_expertly(envs: Pair, spec: TaskSpec, wording: str) -> tuple[int, bool]:
+    """Compare an expert's episode; return the number of steps compared and whether the goal was reached."""
+    observation, _ = reset(envs, spec)
+    expert = AlfworldExpert(spec, 0, wording=wording)
+    for number in range(1, 51):
+        observation, reward, terminated, *_ = step(envs, expert.act(observation)[1])
+        if terminated:
+            return number, reward == 1.0
+    return 50, False
+
+
+@pytest.mark.parametrize("wording", WORDINGS)
+def test_equals_textworld(make: Callable[[str], Pair], wording: str) -> None:
+    """Observations, rewards, admissible actions, refusals and the end are equal: one task of each type, both ways."""
+    envs, won = make(wording), 0
+    for category in CATEGORIES:
+        for spec in tasks("test_unseen", category, 1):
+            play_randomly(envs, spec, random.Random(spec.task_id), 40)
+            won += play_expertly(envs, spec, wording)[1]
+    assert won >= 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("category", CATEGORIES)
+@pytest.mark.parametrize("wording", WORDINGS)
+def test_equals_textworld_in_many_rooms(make: Callable[[str], Pair], wording: str, category: str) -> None:
+    """The same on 1,200 steps and more of every task type, in both wordings, over the rooms of three splits."""
+    envs, steps, won, played = make(wording), 0, 0, 0
+    for split, number in (("train", 12), ("test_seen", 3), ("test_unseen", 3)):
+        for spec in tasks(split, category, number):
+            steps += play_randomly(envs, spec, random.Random(spec.task_id), 60)
+            expert_steps, success = play_expertly(envs, spec, wording)
+            steps, won, played = steps + expert_steps, won + success, played + 1
+    print(f"{wording} {category}: {steps} steps equal, {won} of {played} won")
+    assert steps >= 1200
+    assert won >= 0.7 * played
