@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import chain, count, product
 from typing import Any, NamedTuple, TypeAlias
 
@@ -33,10 +33,6 @@ class Literal(NamedTuple):
     predicate: str
     terms: tuple[str, ...]
     positive: bool
-
-    def fact(self, bound: Mapping[str, str]) -> Fact:
-        """Return the fact for values of the variables."""
-        return (self.predicate, *(bound.get(term, term) for term in self.terms))
 
 
 class Clause(NamedTuple):
@@ -63,12 +59,17 @@ class Schema:
     effects: tuple[Effect, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class Domain:
     """Types (name -> parent) and actions."""
 
     types: Typed
     schemas: tuple[Schema, ...]
+
+    @cached_property
+    def fluents(self) -> frozenset[str]:
+        """The predicates that some action changes; all others are constant during a game."""
+        return frozenset(effect.literal.predicate for schema in self.schemas for effect in schema.effects)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,8 @@ def parse_problem(text: str) -> Problem:
 def _read(text: str) -> list[Expression]:
     """Return the sections of `(define ...)`."""
     stack: list[Expression] = [[]]
-    for token in re.findall(r"[()]|[^\s()]+", re.sub(r";[^\n]*", "", text).lower()):
+    words = re.sub(r";[^\n]*", "", text).lower().replace("(", " ( ").replace(")", " ) ").split()
+    for token in words:
         if token == "(":
             stack.append([])
         elif token != ")":

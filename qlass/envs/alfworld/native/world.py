@@ -14,65 +14,72 @@ adds it; an operator whose effects are all among its conditions does not exist (
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from typing import NamedTuple, TypeAlias, cast
 
 from qlass.envs.alfworld.native.facts import FactTable, State
 from qlass.envs.alfworld.native.pddl import Clause, Domain, Fact, Literal, Problem, Schema
 
-Binding: TypeAlias = Mapping[str, str]
-"""Values of variables."""
+Row: TypeAlias = tuple[str, ...]
+"""Values of a rule's variables, then the names that the rule mentions."""
+
+PartialRow: TypeAlias = tuple[str | None, ...]
+"""The same while it is being joined."""
 
 NOT = "not_"
 """TextWorld also keeps the facts that an action made false, under the predicate with this prefix."""
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
-    """Bits that are set and cleared, where the bits of the condition are as asked."""
+class Pattern(NamedTuple):
+    """A predicate over the values of a row, given by their positions."""
 
-    needs: State
-    forbids: State
-    adds: State
-    deletes: State
+    predicate: str
+    positions: tuple[int, ...]
 
-    def applies(self, state: State) -> bool:
-        """Return whether the condition holds."""
-        return state & self.needs == self.needs and not state & self.forbids
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Operator:
-    """A ground action.
-
-    Attributes:
-        schema: name of the action.
-        arguments: values of its parameters, in the schema's order.
-        change: its condition, and what it always changes.
-        conditional: what it changes in some states.
-        gains: facts that it can make true.
-    """
-
-    schema: str
-    arguments: tuple[str, ...]
-    change: Change
-    conditional: tuple[Change, ...]
-    gains: tuple[Fact, ...]
+    def fact(self, row: Row) -> Fact:
+        """Return the fact of a full row."""
+        return (self.predicate, *[row[i] for i in self.positions])
 
 
 class Rule:
-    """An alternative of a condition, divided into what is constant during a game and what a state decides."""
+    """A conjunction of literals, divided into what is constant during a game and what a state decides.
 
-    def __init__(self, clause: Clause, fluents: frozenset[str], pivot: str = "") -> None:
-        self.variables = clause.variables
-        self.needs = [x for x in clause.literals if x.positive and x.predicate in fluents]
-        self.forbids = [x for x in clause.literals if not x.positive and x.predicate in fluents]
-        self.excluded = [x for x in clause.literals if not x.positive and x.predicate not in fluents]
+    Its rows hold the values of its variables (None where not known yet), then the names that its literals mention.
+    """
+
+    def __init__(self, clause: Clause, fluents: frozenset[str], pivot: str = "", schema: Schema | None = None) -> None:
+        """Sort the literals of a clause; with a schema, the clause is one of its preconditions."""
+        variables = (schema.parameters if schema else {}) | clause.variables
+        effects = schema.effects if schema else ()
+        self.schema = schema.name if schema else ""
+        self.parameters = len(schema.parameters) if schema else 0
+        self.kinds = list(variables.values())
+        literals = [*clause.literals, *(x for e in effects for x in (e.literal, *e.condition))]
+        names = dict.fromkeys(term for x in literals for term in x.terms if term not in variables)
+        self.blank: PartialRow = (*[None] * len(variables), *names)
+        self._positions = {term: i for i, term in enumerate((*variables, *names))}
+        needs = [x for x in clause.literals if x.positive and x.predicate in fluents]
+        constants = [x for x in clause.literals if x.positive and x.predicate not in fluents]
+        trigger = next((x for x in needs if x.predicate != pivot), needs[0] if needs else None)
+        self.needs = self._patterns(needs)
+        self.forbids = self._patterns(x for x in clause.literals if not x.positive and x.predicate in fluents)
+        self.excluded = self._patterns(x for x in clause.literals if not x.positive and x.predicate not in fluents)
         self.pivot = next((x for x in self.needs if x.predicate == pivot), None)
-        self.trigger = next((x for x in self.needs if x.predicate != pivot), self.pivot)
-        constant = [x for x in clause.literals if x.positive and x.predicate not in fluents]
-        self.joins = _order(constant, set(self.trigger.terms) if self.trigger else set())
+        self.trigger = self._patterns([trigger])[0] if trigger else None
+        self.joins = self._patterns(_order(constants, {*names, *(trigger.terms if trigger else ())}))
+        self.outcomes = [
+            (
+                self._patterns(x for x in condition if x.positive),
+                self._patterns(x for x in condition if not x.positive),
+                self._patterns(e.literal for e in effects if e.condition == condition and e.literal.positive),
+                self._patterns(e.literal for e in effects if e.condition == condition and not e.literal.positive),
+            )
+            for condition in dict.fromkeys(effect.condition for effect in effects)
+        ]
+
+    def _patterns(self, literals: Iterable[Literal]) -> list[Pattern]:
+        return [Pattern(x.predicate, tuple(self._positions[term] for term in x.terms)) for x in literals]
 
 
 def _order(literals: list[Literal], known: set[str]) -> list[Literal]:
@@ -80,15 +87,34 @@ def _order(literals: list[Literal], known: set[str]) -> list[Literal]:
     ordered: list[Literal] = []
     waiting = list(literals)
     while waiting:
-        best = max(waiting, key=lambda x: sum(term in known or _is_name(term) for term in x.terms))
+        best = max(waiting, key=lambda x: sum(term in known for term in x.terms))
         waiting.remove(best)
         ordered.append(best)
         known = known | set(best.terms)
     return ordered
 
 
-def _is_name(term: str) -> bool:
-    return not term.startswith("?")
+class Change(NamedTuple):
+    """Bits that are set and cleared, where the bits of the condition are as asked."""
+
+    needs: State
+    forbids: State
+    adds: State
+    deletes: State
+
+
+class Operator:
+    """A ground action: `needs` are the bits that must be set, `forbids` those that must not."""
+
+    __slots__ = ("arguments", "forbids", "needs", "row", "rule", "schema")
+
+    def __init__(self, rule: Rule, row: Row, needs: State, forbids: State) -> None:
+        self.rule = rule
+        self.row = row
+        self.schema = rule.schema
+        self.arguments = row[: rule.parameters]
+        self.needs = needs
+        self.forbids = forbids
 
 
 class World:
@@ -102,15 +128,16 @@ class World:
             problem: objects, first state and goal.
             queried: predicates that the text grammar asks for, also such as `not_inreceptacle`.
         """
-        self.fluents = frozenset(e.literal.predicate for schema in domain.schemas for e in schema.effects)
+        self.fluents = domain.fluents
         constants = {fact for fact in problem.init if fact[0] not in self.fluents}
         equal = {("=", name, name) for name in problem.objects}
         tracked = _predicates_read(domain, problem) | queried
         self.table = FactTable(sorted(constants | equal), tracked, problem.objects, domain.types)
-        self._rules = _rules_by_trigger(domain, self.fluents)
+        self._rules = _rules_by_trigger(domain)
         self._filed: defaultdict[State, list[Operator]] = defaultdict(list)
         self._pivots: State = 0
         self._triggered: set[Fact] = set()
+        self._changes: dict[Operator, tuple[Change, ...]] = {}
         self._trigger(("",))
         self.initial: State = 0
         for fact in sorted(problem.init - constants):
@@ -118,135 +145,136 @@ class World:
             self._trigger(fact)
         self._goal = [[way for clause in part for way in self._ways(clause)] for part in problem.goal]
 
-    def applicable(self, state: State) -> Iterator[Operator]:
-        """Yield the operators that can be executed in a state, in no particular order."""
-        yield from (operator for operator in self._filed[0] if operator.change.applies(state))
+    def applicable(self, state: State) -> list[Operator]:
+        """Return the operators that can be executed in a state, in no particular order."""
+        filed = self._filed[0]
         pivots = state & self._pivots
         while pivots:
             lowest = pivots & -pivots
-            yield from (operator for operator in self._filed[lowest] if operator.change.applies(state))
+            filed = filed + self._filed[lowest]
             pivots ^= lowest
+        return [x for x in filed if state & x.needs == x.needs and not state & x.forbids]
 
     def apply(self, operator: Operator, state: State) -> State:
         """Return the state after an operator."""
-        for fact in operator.gains:
-            self._trigger(fact)
-        adds, deletes = operator.change.adds, operator.change.deletes
-        for change in operator.conditional:
-            if change.applies(state):
-                adds, deletes = adds | change.adds, deletes | change.deletes
+        changes = self._changes.get(operator)
+        if changes is None:
+            changes = self._changes[operator] = self._outcome(operator)
+        adds = deletes = 0
+        for change in changes:
+            if state & change.needs == change.needs and not state & change.forbids:
+                adds |= change.adds
+                deletes |= change.deletes
         return state & ~deletes | adds
 
     def won(self, state: State) -> bool:
         """Return whether the goal holds."""
-        return all(any(way.applies(state) for way in ways) for ways in self._goal)
+        return all(
+            any(state & needs == needs and not state & forbids for needs, forbids in ways) for ways in self._goal
+        )
 
     def _trigger(self, fact: Fact) -> None:
         """Make the operators that a fact triggers, when it is first met; the fact `("",)` triggers the others."""
         if fact in self._triggered:
             return
         self._triggered.add(fact)
-        for schema, rule in self._rules.get(fact[0], ()):
-            start = self._unified(rule, rule.trigger, fact, {}) if rule.trigger else {}
-            for bound in self._joined(rule, rule.joins, start) if start is not None else ():
-                self._make(schema, rule, bound)
+        for rule in self._rules.get(fact[0], ()):
+            start = self._unified(rule, rule.trigger, fact, rule.blank) if rule.trigger else rule.blank
+            for row in self._joined(rule, rule.joins, start) if start is not None else ():
+                self._make(rule, row)
 
-    def _make(self, schema: Schema, rule: Rule, bound: Binding) -> None:
+    def _make(self, rule: Rule, row: Row) -> None:
         """Make one operator and file it under the fact of the pivot that it needs."""
-        needs, forbids = ({x.fact(bound) for x in part} for part in (rule.needs, rule.forbids))
-        adds, deletes = _effects(schema, bound, ())
-        conditions = dict.fromkeys(effect.condition for effect in schema.effects if effect.condition)
-        if needs & forbids or (adds <= needs and deletes <= forbids and not conditions):
+        needs, forbids = {x.fact(row) for x in rule.needs}, {x.fact(row) for x in rule.forbids}
+        if needs & forbids or _is_idle(rule, row, needs, forbids):
             return
-        conditional = []
-        gains = list(adds)
-        for condition in conditions:
-            effects = _effects(schema, bound, condition)
-            wanted, unwanted = ({x.fact(bound) for x in condition if x.positive is sign} for sign in (True, False))
-            conditional.append(self._change(wanted, unwanted, *effects))
-            gains += effects[0]
-        home = self.table.bit(rule.pivot.fact(bound)) if rule.pivot else 0
+        home = self.table.bit(rule.pivot.fact(row)) if rule.pivot else 0
         self._pivots |= home
-        self._filed[home].append(
-            Operator(
-                schema.name,
-                tuple(bound[name] for name in schema.parameters),
-                self._change(needs, forbids, adds, deletes),
-                tuple(conditional),
-                tuple(gains),
+        self._filed[home].append(Operator(rule, row, self.table.bits(needs), self.table.bits(forbids)))
+
+    def _outcome(self, operator: Operator) -> tuple[Change, ...]:
+        """Return what an operator changes, and make the operators that this may trigger."""
+        changes, row, bits = [], operator.row, self.table.bits
+        for needs, forbids, adds, deletes in operator.rule.outcomes:
+            gains = {x.fact(row) for x in adds}
+            losses = {x.fact(row) for x in deletes} - gains
+            for fact in gains:
+                self._trigger(fact)
+            changes.append(
+                Change(
+                    bits(x.fact(row) for x in needs),
+                    bits(x.fact(row) for x in forbids),
+                    bits(gains) | bits((NOT + fact[0], *fact[1:]) for fact in losses),
+                    bits(losses) | bits((NOT + fact[0], *fact[1:]) for fact in gains),
+                )
             )
-        )
+        return tuple(changes)
 
-    def _change(self, needs: set[Fact], forbids: set[Fact], adds: set[Fact], deletes: set[Fact]) -> Change:
-        bits = self.table.bits
-        negated_adds, negated_deletes = ([(NOT + fact[0], *fact[1:]) for fact in part] for part in (adds, deletes))
-        return Change(
-            bits(needs), bits(forbids), bits(adds) | bits(negated_deletes), bits(deletes) | bits(negated_adds)
-        )
+    def _ways(self, clause: Clause) -> Iterator[tuple[State, State]]:
+        """Yield the bits that must and must not be set, for every way in which a clause of the goal can hold."""
+        rule, bits = Rule(clause, self.fluents), self.table.bits
+        for row in self._joined(rule, rule.joins, rule.blank):
+            yield bits(x.fact(row) for x in rule.needs), bits(x.fact(row) for x in rule.forbids)
 
-    def _ways(self, clause: Clause) -> Iterator[Change]:
-        """Yield every way in which a clause of the goal can hold, as the condition of a change of nothing."""
-        rule = Rule(clause, self.fluents)
-        for bound in self._joined(rule, rule.joins, {}):
-            needs, forbids = ({x.fact(bound) for x in part} for part in (rule.needs, rule.forbids))
-            yield self._change(needs, forbids, set(), set())
-
-    def _joined(self, rule: Rule, joins: list[Literal], bound: Binding) -> Iterator[Binding]:
-        """Yield every extension of a binding to all variables under which the constant conditions hold."""
+    def _joined(self, rule: Rule, joins: list[Pattern], row: PartialRow) -> Iterator[Row]:
+        """Yield every completion of a row under which the constant conditions hold."""
         if joins:
-            for fact in self._candidates(joins[0], bound):
-                extended = self._unified(rule, joins[0], fact, bound)
+            for fact in self._candidates(joins[0], row):
+                extended = self._unified(rule, joins[0], fact, row)
                 if extended is not None:
                     yield from self._joined(rule, joins[1:], extended)
-            return
-        free = next((name for name in rule.variables if name not in bound), None)
-        if free is not None:
-            for value in self.table.of_type(rule.variables[free]):
-                yield from self._joined(rule, joins, {**bound, free: value})
-        elif not any(x.fact(bound) in self._candidates(x, bound) for x in rule.excluded):
-            yield bound
+        elif None in row:
+            free = row.index(None)
+            for value in self.table.of_type(rule.kinds[free]):
+                yield from self._joined(rule, joins, (*row[:free], value, *row[free + 1 :]))
+        else:
+            full = cast("Row", row)
+            if not any(x.fact(full) in self._candidates(x, row) for x in rule.excluded):
+                yield full
 
-    def _candidates(self, literal: Literal, bound: Binding) -> list[Fact]:
-        """Return the constant facts that a literal can be, as far as its first known term says."""
-        for position, term in enumerate(literal.terms, 1):
-            if _is_name(term) or term in bound:
-                return self.table.holding(literal.predicate, (position, bound.get(term, term)), 0)
-        return self.table.holding(literal.predicate, (), 0)
+    def _candidates(self, pattern: Pattern, row: PartialRow) -> list[Fact]:
+        """Return the constant facts that a pattern can be, as far as its first known argument says."""
+        for place, position in enumerate(pattern.positions, 1):
+            name = row[position]
+            if name is not None:
+                return self.table.holding(pattern.predicate, (place, name), 0)
+        return self.table.holding(pattern.predicate, (), 0)
 
-    def _unified(self, rule: Rule, literal: Literal, fact: Fact, bound: Binding) -> Binding | None:
-        """Return the extension of a binding under which a literal is a fact, None where there is none."""
-        extended = dict(bound)
-        for term, value in zip(literal.terms, fact[1:], strict=True):
-            if _is_name(term):
-                fits = term == value
-            else:
-                fits = extended.setdefault(term, value) == value and self.table.is_a(value, rule.variables[term])
-            if not fits:
+    def _unified(self, rule: Rule, pattern: Pattern, fact: Fact, row: PartialRow) -> PartialRow | None:
+        """Return the extension of a row under which a pattern is a fact, None where there is none."""
+        extended = list(row)
+        for position, value in zip(pattern.positions, fact[1:], strict=True):
+            if extended[position] is None and self.table.is_a(value, rule.kinds[position]):
+                extended[position] = value
+            elif extended[position] != value:
                 return None
-        return extended
+        return tuple(extended)
 
 
-def _effects(schema: Schema, bound: Binding, condition: tuple[Literal, ...]) -> tuple[set[Fact], set[Fact]]:
-    """Return the facts that a ground action makes true and false under one condition (empty: always)."""
-    literals = [effect.literal for effect in schema.effects if effect.condition == condition]
-    adds = {x.fact(bound) for x in literals if x.positive}
-    return adds, {x.fact(bound) for x in literals if not x.positive} - adds
+def _is_idle(rule: Rule, row: Row, needs: set[Fact], forbids: set[Fact]) -> bool:
+    """Return whether all effects of an operator are among its conditions."""
+    if len(rule.outcomes) != 1:
+        return False
+    _, _, adds, deletes = rule.outcomes[0]
+    gains = {x.fact(row) for x in adds}
+    return gains <= needs and {x.fact(row) for x in deletes} - gains <= forbids
 
 
-def _rules_by_trigger(domain: Domain, fluents: frozenset[str]) -> dict[str, list[tuple[Schema, Rule]]]:
-    """Return the rules of all actions by the predicate of their trigger, which is "" where there is none."""
+@lru_cache(maxsize=8)
+def _rules_by_trigger(domain: Domain) -> dict[str, list[Rule]]:
+    """Return the preconditions of all actions by the predicate of their trigger, which is "" where there is none."""
     needed = Counter(
         predicate
         for schema in domain.schemas
         for clause in schema.alternatives
-        for predicate in {x.predicate for x in clause.literals if x.positive and x.predicate in fluents}
+        for predicate in {x.predicate for x in clause.literals if x.positive and x.predicate in domain.fluents}
     )
     pivot = min(needed, key=lambda predicate: (-needed[predicate], predicate), default="")
-    rules: dict[str, list[tuple[Schema, Rule]]] = {}
+    rules: dict[str, list[Rule]] = {}
     for schema in domain.schemas:
         for clause in schema.alternatives:
-            rule = Rule(Clause(schema.parameters | clause.variables, clause.literals), fluents, pivot)
-            rules.setdefault(rule.trigger.predicate if rule.trigger else "", []).append((schema, rule))
+            rule = Rule(clause, domain.fluents, pivot, schema)
+            rules.setdefault(rule.trigger.predicate if rule.trigger else "", []).append(rule)
     return rules
 
 
