@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,7 +35,8 @@ class Game:
         """Read the three texts of a game.
 
         Raises:
-            EnvironmentFault: a text cannot be read, or needs more than ALFRED's texts do.
+            EnvironmentFault: a text needs more than ALFRED's do.
+            ValueError, KeyError, IndexError, SyntaxError: a text cannot be read.
         """
         read, posed = parse_domain(domain), parse_problem(problem)
         self._grammar = Grammar(grammar)
@@ -44,14 +46,14 @@ class Game:
         }
         texts = [_INTRODUCTION, *self._grammar.commands.values(), *self._grammar.feedbacks.values()]
         asked = {condition.predicate for text in texts for condition in conditions(text, self._grammar)}
-        self.world = World(read, posed, frozenset(asked))
+        self.world = World(read, posed, frozenset(asked), frozenset(re.findall(r"\w+", grammar.lower())))
         for name, text in self._grammar.commands.items():
             self._check_command(name, text)
         self._commands: dict[Operator, str] = {}
         self._lookups: dict[Operator, list[tuple[str, Known]]] = {}
         # A menu is asked for twice per step, and again whenever a search comes back to its state.
-        self.menu = lru_cache(maxsize=1024)(self._menu)
-        self._answer = lru_cache(maxsize=4096)(self._rendered_feedback)
+        self.menu = lru_cache(maxsize=256)(self._menu)
+        self._answer = lru_cache(maxsize=2048)(self._rendered_feedback)
 
     @cached_property
     def introduction(self) -> str:
@@ -90,7 +92,8 @@ class Game:
         return render(text, Context(self._grammar, self.world.table, self._entities, state, bound))
 
     def _bound(self, operator: Operator) -> Binding:
-        return dict(zip(self._variables[operator.schema], operator.arguments, strict=True))
+        pairs = zip(self._variables[operator.schema], operator.arguments, strict=True)
+        return {variable: value for variable, value in pairs if value}
 
     def _check_command(self, name: str, text: Text) -> None:
         asked = {condition.predicate for condition in conditions(text, self._grammar)} & self.world.fluents
@@ -142,7 +145,15 @@ class NativeEngine:
         Raises:
             EnvironmentFault: the game cannot be read, or needs more than ALFRED's games do.
         """
-        self._game, self._state = shared_game(data["pddl_domain"], data["pddl_problem"], data["grammar"]), None
+        domain, problem, grammar = data["pddl_domain"], data["pddl_problem"], data["grammar"]
+        try:
+            self._game, self._state = shared_game(domain, problem, grammar), None
+        except (IndexError, KeyError, SyntaxError, TypeError, ValueError) as error:
+            raise EnvironmentFault(
+                f"alfworld problem {problem.strip()[:60]!r}: the native engine cannot read it, its domain or its grammar "
+                f"({type(error).__name__}: {error}); expected is a game of ALFWorld. Remove the game file or download it "
+                "again."
+            ) from error
 
     def reset(self) -> str:
         """Go to the first state; return the introduction (welcome line, room, task)."""

@@ -219,29 +219,24 @@ class Grammar:
         """Parse a `.twl2` text.
 
         Raises:
-            EnvironmentFault: the text is no grammar.
+            EnvironmentFault: a condition is no conjunction of predicates.
+            ValueError, KeyError: the text is no grammar.
         """
         self.commands: dict[str, Text] = {}
         self.feedbacks: dict[str, Text] = {}
         self.rules: dict[str, list[tuple[tuple[Condition, ...], Text]]] = {}
-        try:
-            self._parse(_tokens(source))
-        except (ValueError, KeyError, StopIteration) as error:
-            raise EnvironmentFault(
-                f"alfworld grammar {source.strip()[:60]!r}: cannot be read ({type(error).__name__}: {error}); expected "
-                "is a TextWorld grammar such as alfworld's alfred.twl2. Remove the game file or download it again."
-            ) from error
+        self._parse(_tokens(source))
 
     def _parse(self, tokens: Iterator[str]) -> None:
         """Read `grammar :: \"\"\"...\"\"\";` and `action name { template :: "..."; feedback :: "..."; ... }`."""
         name = ""
         for token in tokens:
             if token == "action":
-                name = next(tokens).lower()
+                name = next(tokens, "").lower()
                 continue
             if token in "{};":
                 continue
-            separator, value = next(tokens), next(tokens)
+            separator, value = next(tokens, ""), next(tokens, "")
             if separator != "::":
                 raise ValueError(f"{separator!r} after {token!r}, expected '::'")
             if token == "grammar":

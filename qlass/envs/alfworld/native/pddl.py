@@ -94,7 +94,8 @@ def parse_domain(text: str) -> Domain:
     """Read a domain.
 
     Raises:
-        EnvironmentFault: the text is not PDDL, or uses what ALFRED's domain does not.
+        EnvironmentFault: the domain uses what ALFRED's does not.
+        ValueError, KeyError, IndexError: the text is not PDDL.
     """
     sections = _read(text)
     schemas = tuple(_schema(section) for section in sections if section[0] == ":action")
@@ -108,7 +109,8 @@ def parse_problem(text: str) -> Problem:
     """Read a problem.
 
     Raises:
-        EnvironmentFault: the text is not PDDL, or the goal uses what ALFRED's goals do not.
+        EnvironmentFault: the goal uses what ALFRED's goals do not.
+        ValueError, KeyError, IndexError: the text is not PDDL.
     """
     sections = _read(text)
     (goal,) = _section(sections, ":goal")
@@ -131,10 +133,7 @@ def _read(text: str) -> list[Expression]:
             closed = stack.pop()
             stack[-1].append(closed)
     if len(stack) != 1 or len(stack[0]) != 1 or stack[0][0][:1] != ["define"]:
-        raise EnvironmentFault(
-            f"alfworld game {text.strip()[:60]!r}: not PDDL; expected is one balanced `(define ...)`. Remove the game "
-            "file or download it again."
-        )
+        raise ValueError("not one balanced `(define ...)`")
     sections: list[Expression] = stack[0][0][1:]
     return sections
 
@@ -152,7 +151,7 @@ def _typed(words: list[str]) -> Typed:
         if word != "-":
             names.append(word)
             continue
-        kind = next(tokens)
+        kind = next(tokens, "object")
         typed |= dict.fromkeys(names, kind)
         names = []
     return typed | dict.fromkeys(names, "object")
