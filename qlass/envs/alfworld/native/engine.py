@@ -73,7 +73,11 @@ class Game:
         return self._answer(operator, state & seen)
 
     def _menu(self, state: State) -> Mapping[str, Operator]:
-        """Return the applicable operators by command; where several have one command, that with the least arguments."""
+        """Return the applicable operators by command.
+
+        *Differs from TextWorld:* of several operators with one command (an object that has two types, say), the one with
+        the first arguments in sorted order counts, not fast-downward's first. In ALFRED they all do the same.
+        """
         menu: dict[str, Operator] = {}
         for operator in self.world.applicable(state):
             command = self._commands.get(operator)

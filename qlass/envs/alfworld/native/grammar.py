@@ -10,6 +10,9 @@ A grammar has one command template and one feedback per action, and rules that b
 A condition is a conjunction such as `holds(a:agent, o:object)`. Its matches come in TextWorld's order: facts sorted by
 their arguments, the first predicate outermost, and different variables never stand for the same entity.
 
+*Differs from TextWorld:* it sorts the facts of a predicate by their types first, which matters only where one predicate
+is about things of several types; of ALFRED's, only `checked` is, and its grammar never asks for it.
+
 A grammar's expressions are evaluated: load trusted game files only (as with TextWorld itself).
 
 Source: textworld 1.7.0, `envs/pddl/logic/logic.ebnf`, `envs/pddl/textgen/textgen.ebnf` and their evaluation, quirks
@@ -20,7 +23,6 @@ from __future__ import annotations
 
 import json
 import re
-import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -240,7 +242,7 @@ class Grammar:
             if separator != "::":
                 raise ValueError(f"{separator!r} after {token!r}, expected '::'")
             if token == "grammar":
-                self._add_rules(json.loads(textwrap.dedent(value[3:-3])))
+                self._add_rules(json.loads(re.sub(r"(?m)^\s*#.*$", "", value[3:-3])))
             elif token in ("template", "feedback"):
                 (self.commands if token == "template" else self.feedbacks)[name] = parse_text(value[1:-1])
 

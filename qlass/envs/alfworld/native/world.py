@@ -23,7 +23,9 @@ from qlass.envs.alfworld.native.pddl import Clause, Domain, Fact, Problem
 from qlass.envs.alfworld.native.rules import PartialRow, Pattern, Row, Rule, choose_pivot, rules_by_trigger
 
 NOT = "not_"
-"""TextWorld also keeps the facts that an action made false, under the predicate with this prefix."""
+"""TextWorld also keeps the facts that an action made false, under the predicate with this prefix.
+
+*Differs from TextWorld:* it keeps none of facts that can never hold; ALFRED's grammar does not ask for such facts."""
 
 
 class Change(NamedTuple):
