@@ -12,6 +12,7 @@ Times are CPU seconds of this process; a first episode of a game fills memories,
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import random
 import sys
@@ -47,24 +48,29 @@ class Stock:
         self._env = AlfredDemangler(PddlEnv(), shuffle=False)
 
     def load(self, game: dict[str, Any]) -> None:
+        """Load a game."""
         argv = sys.argv
         self._env.load(game)
         sys.argv = argv
 
     def reset(self) -> str:
+        """Go to the first state; return the introduction."""
         argv = sys.argv
         self._state = self._env.reset()
         sys.argv = argv
         return str(self._state.feedback)
 
     def step(self, command: str) -> tuple[str, bool]:
+        """Execute a command; return (feedback, True)."""
         self._state, _, _ = self._env.step(command)
         return self._state.feedback, True
 
     def won(self) -> bool:
+        """Return whether the goal holds."""
         return bool(self._state["won"])
 
     def admissible_commands(self) -> list[str]:
+        """Return the admissible commands, sorted."""
         return list(self._state["admissible_commands"])
 
 
@@ -110,6 +116,8 @@ def measure(
     make: Callable[[], Any], games: list[dict[str, Any]], plans: list[list[Episode]], *, listed: bool = True
 ) -> tuple[Cost, list[Answer]]:
     """Play all games on one engine; return mean costs and all answers."""
+    gc.collect()  # else the collector's visits to what the engines before have left fall into somebody's time
+    gc.freeze()
     engine, loads, first, later, answers = make(), [], [], [], []
     for game, episodes in zip(games, plans, strict=True):
         start = process_time()

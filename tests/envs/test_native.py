@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import random
 import re
+import sys
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from qlass.envs import get_definition
 from qlass.envs.alfworld.adapter import WORDINGS, AlfworldEnv
 from qlass.envs.alfworld.expert import AlfworldExpert
+from qlass.envs.alfworld.games import load_game
+from qlass.envs.alfworld.native import NativeEngine
+from qlass.envs.alfworld.native.engine import shared_game
 from qlass.envs.alfworld.panels import CATEGORIES, panels
+from qlass.envs.checker import CHECKS, check_env
+from qlass.errors import EnvironmentFault
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from qlass.records import TaskSpec
 
@@ -157,6 +165,117 @@ def test_sliced_food(make: Callable[[str], Pair], wording: str) -> None:
     ):
         assert step(envs, action)[4]["valid"], action
     assert step(envs, f"examine {food}")[0] == f"This is a hot sliced {food}."
+
+
+def test_equals_stock_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The same with nothing of ours in between: TextWorld's engine as ALFWorld plays it."""
+    monkeypatch.setenv("ALFWORLD_DATA", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", sys.argv)  # fast-downward overwrites it
+    from alfworld.agents.environment.alfred_tw_env import AlfredDemangler
+    from textworld.envs.pddl import PddlEnv
+
+    (spec,) = tasks("test_unseen", "look", 1)
+    game = load_game(spec.key, {})
+    stock, engine, rng = AlfredDemangler(PddlEnv(), shuffle=False), NativeEngine(), random.Random(0)
+    stock.load(game)
+    state = stock.reset()
+    engine.load(game)
+    assert engine.reset().strip() == state.feedback.strip()
+    for _ in range(30):
+        commands = engine.admissible_commands()
+        assert commands == state["admissible_commands"]
+        command = draw(rng, tuple(commands))
+        state, score, done = stock.step(command)
+        feedback, _ = engine.step(command)
+        assert (feedback.strip(), engine.won(), float(engine.won())) == (state.feedback.strip(), done, score)
+
+
+def test_keeps_the_contract() -> None:
+    """The checker of environments finds nothing."""
+    assert check_env(get_definition("alfworld"), {"engine": "native"}, n_tasks=2) == tuple(CHECKS)
+
+
+def test_needs_no_package_built_from_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither TextWorld nor fast-downward nor alfworld's code is imported; the wheel's data files are enough."""
+    for name in ("textworld", "textworld.envs.pddl", "fast_downward", "alfworld.agents.utils.misc", "tatsu"):
+        monkeypatch.setitem(sys.modules, name, None)
+    shared_game.cache_clear()
+    env = AlfworldEnv({"engine": "native"})
+    (spec,) = tasks("test_unseen", "look", 1)
+    assert env.reset(spec)[0].startswith("You are in the middle of a room.")
+    assert env.step("inventory")[0] == "You are not carrying anything."
+
+
+def test_wrong_engine_is_refused() -> None:
+    """The message says what, what was found, what is allowed and what to do."""
+    with pytest.raises(EnvironmentFault, match=r"engine is 'java'; allowed are \('textworld', 'native'\). Set one"):
+        AlfworldEnv({"engine": "java"})
+
+
+def test_snapshots() -> None:
+    """A snapshot is good in every engine with the same game, after a reset too, and refused with another game."""
+    one, other = NativeEngine(), NativeEngine()
+    look, put = (load_game(next(tasks("test_unseen", category, 1)).key, {}) for category in ("look", "put"))
+    one.load(look)
+    one.reset()
+    start = one.snapshot()
+    moved, _ = one.step(next(command for command in one.admissible_commands() if command.startswith("go ")))
+    assert one.snapshot() != start
+    one.restore(start)
+    assert one.snapshot() == start
+    other.load(look)
+    other.restore(start)
+    assert other.admissible_commands() == one.admissible_commands()
+    assert other.step(next(c for c in other.admissible_commands() if c.startswith("go ")))[0] == moved
+    other.load(put)
+    with pytest.raises(EnvironmentFault, match="another game"):
+        other.restore(start)
+
+
+def test_order_of_calls_is_checked() -> None:
+    """Reset before load, step before reset and after close are errors of the caller with a message."""
+    engine = NativeEngine()
+    with pytest.raises(EnvironmentFault, match="load"):
+        engine.reset()
+    engine.load(load_game(next(tasks("test_unseen", "look", 1)).key, {}))
+    with pytest.raises(EnvironmentFault, match="reset"):
+        engine.step("look")
+    engine.reset()
+    engine.close()
+    engine.close()
+    with pytest.raises(EnvironmentFault, match="reset"):
+        engine.step("look")
+
+
+@pytest.mark.parametrize(
+    ("part", "old", "new", "message"),
+    [
+        ("pddl_problem", "(:goal", "((:goal", "cannot read it"),
+        ("pddl_problem", "(objectAtLocation ", "(objectAtLocation nowhere", "cannot read it"),
+        ("pddl_problem", "(exists (?r - receptacle)", "(forall (?r - receptacle)", "a condition is a `forall`"),
+        (
+            "pddl_domain",
+            "(:action look",
+            "(:derived (examined ?l) (checked ?l)) (:action look",
+            "the domain has :derived",
+        ),
+        ("grammar", "template ::", "template", "cannot read it"),
+        ("grammar", "{r.name |", "{r name |", "cannot read it"),
+        (
+            "grammar",
+            'template :: "look"',
+            'template :: "[{o.name | holds(a:agent, o:object)}]"',
+            "which actions change",
+        ),
+        ("grammar", "holdsany(a:agent)", "holdsany(a:agent) | TRUE", "the condition"),
+    ],
+)
+def test_other_games_are_refused(part: str, old: str, new: str, message: str) -> None:
+    """What the engine cannot read, or does not know, is an error with a message, never a wrong answer."""
+    game = load_game(next(tasks("test_unseen", "put", 1)).key, {})
+    assert old in game[part]
+    with pytest.raises(EnvironmentFault, match=message):
+        NativeEngine().load({**game, part: game[part].replace(old, new)})
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ from qlass.envs.alfworld.native.grammar import (
     render,
 )
 from qlass.envs.alfworld.native.pddl import Problem, parse_domain, parse_problem, unsupported
-from qlass.envs.alfworld.native.world import Operator, World
+from qlass.envs.alfworld.native.world import NOT, Operator, World
 from qlass.errors import EnvironmentFault
 
 _INTRODUCTION = parse_text("#intro#")
@@ -44,11 +44,12 @@ class Game:
         self._variables = {
             x.name: [(v.removeprefix("?"), kind) for v, kind in x.parameters.items()] for x in read.schemas
         }
-        texts = [_INTRODUCTION, *self._grammar.commands.values(), *self._grammar.feedbacks.values()]
-        asked = {condition.predicate for text in texts for condition in conditions(text, self._grammar)}
+        self._asks = {name: conditions(text, self._grammar) for name, text in self._grammar.feedbacks.items()}
+        asked = {
+            x.predicate for found in (*self._asks.values(), conditions(_INTRODUCTION, self._grammar)) for x in found
+        }
         self.world = World(read, posed, frozenset(asked), frozenset(re.findall(r"\w+", grammar.lower())))
-        for name, text in self._grammar.commands.items():
-            self._check_command(name, text)
+        self._check_commands()
         self._commands: dict[Operator, str] = {}
         self._lookups: dict[Operator, list[tuple[str, Known]]] = {}
         # A menu is asked for twice per step, and again whenever a search comes back to its state.
@@ -65,8 +66,8 @@ class Game:
         lookups = self._lookups.get(operator)
         if lookups is None:
             bound = self._bound(operator)
-            asked = conditions(self._grammar.feedbacks[operator.schema], self._grammar)
-            lookups = self._lookups[operator] = [(x.predicate, x.known(bound)) for x in asked]
+            lookups = [(x.predicate, x.known(bound)) for x in self._asks[operator.schema]]
+            self._lookups[operator] = lookups
         seen = 0
         for lookup in lookups:
             seen |= self.world.table.mask(*lookup)
@@ -85,7 +86,7 @@ class Game:
                 text = self._grammar.commands[operator.schema]
                 command = self._commands[operator] = self._render(text, self._bound(operator), 0)
             other = menu.setdefault(command, operator)
-            if operator.arguments < other.arguments:
+            if other is not operator and operator.arguments < other.arguments:
                 menu[command] = operator
         return menu
 
@@ -99,10 +100,12 @@ class Game:
         pairs = zip(self._variables[operator.schema], operator.arguments, strict=True)
         return {variable: value for variable, value in pairs if value}
 
-    def _check_command(self, name: str, text: Text) -> None:
-        asked = {condition.predicate for condition in conditions(text, self._grammar)} & self.world.fluents
-        if asked:
-            raise unsupported(f"the command of action {name!r} asks for {sorted(asked)}, which actions change")
+    def _check_commands(self) -> None:
+        """Refuse a grammar whose commands depend on the state: each operator's command is worded once."""
+        for name, text in self._grammar.commands.items():
+            asked = {x.predicate.removeprefix(NOT) for x in conditions(text, self._grammar)} & self.world.fluents
+            if asked:
+                raise unsupported(f"the command of action {name!r} asks for {sorted(asked)}, which actions change")
 
 
 def _named_entities(problem: Problem) -> dict[str, Entity]:

@@ -38,6 +38,10 @@ class FactTable:
         self._masks: defaultdict[tuple[str | int, ...], State] = defaultdict(int)
         kinds = {kind: _supertypes(kind, types) for kind in set(objects.values())}
         self._kinds = {name: kinds[kind] for name, kind in objects.items()}
+        self._of_kind: defaultdict[str, list[str]] = defaultdict(list)
+        for name in objects:
+            for kind in self._kinds[name]:
+                self._of_kind[kind].append(name)
         for fact in constants:
             self._file(fact, 0)
 
@@ -47,7 +51,7 @@ class FactTable:
 
     def of_type(self, kind: str) -> list[str]:
         """Return all objects of a type, in the order of the problem."""
-        return [name for name, kinds in self._kinds.items() if kind in kinds]
+        return self._of_kind.get(kind, [])
 
     def bit(self, fact: Fact) -> State:
         """Return the bit of a fact that actions change, 0 where nothing reads it."""
