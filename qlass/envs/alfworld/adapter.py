@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 EngineName = Literal["textworld", "native"]
 
 ENGINES: tuple[EngineName, ...] = ("textworld", "native")
-"""textworld: fast-downward's state machine and TextWorld's parsers, needs the packages built from C++; native: plain
-Python on the wheel's data files, the same answers, some ten times faster. Both are compared in tests/envs."""
+"""textworld: fast-downward's state machine and TextWorld's parsers, packages that are built from C++; native: plain
+Python on the games' own texts, with the same answers (compared in tests/envs) in a fifth of the time."""
 
 Wording = Literal["move", "classic"]
 

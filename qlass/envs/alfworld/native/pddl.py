@@ -34,12 +34,27 @@ class Literal(NamedTuple):
     terms: tuple[str, ...]
     positive: bool
 
+    def replace(self, values: Mapping[str, str]) -> Literal:
+        """Return the literal with other terms for some variables."""
+        return self._replace(terms=tuple(values.get(term, term) for term in self.terms))
+
 
 class Clause(NamedTuple):
     """One alternative of a condition: literals that hold together for some values of the quantified variables."""
 
     variables: Typed
     literals: tuple[Literal, ...]
+
+    def replace(self, values: Mapping[str, str]) -> Clause:
+        """Return the clause with names for some variables."""
+        return self._replace(literals=tuple(x.replace(values) for x in self.literals))
+
+
+class Conjunct(NamedTuple):
+    """A part of a goal: for all values of the variables, one of the alternatives holds."""
+
+    variables: Typed
+    alternatives: tuple[Clause, ...]
 
 
 class Effect(NamedTuple):
@@ -74,11 +89,11 @@ class Domain:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Objects, the facts of the first state, and the goal: of every conjunct, one alternative must hold."""
+    """Objects, the facts of the first state, and the parts of the goal."""
 
     objects: Typed
     init: frozenset[Fact]
-    goal: tuple[tuple[Clause, ...], ...]
+    goal: tuple[Conjunct, ...]
 
 
 def unsupported(what: str) -> EnvironmentFault:
@@ -114,10 +129,19 @@ def parse_problem(text: str) -> Problem:
     """
     sections = _read(text)
     (goal,) = _section(sections, ":goal")
-    conjuncts = goal[1:] if goal[0] == "and" else [goal]
     # Distances of old games, `(= (distance a b) 3)`, are no facts.
     init = frozenset(tuple(fact) for fact in _section(sections, ":init") if fact[0] not in ("=", "not"))
-    return Problem(_typed(_section(sections, ":objects")), init, tuple(tuple(_clauses(part)) for part in conjuncts))
+    parts = goal[1:] if goal[0] == "and" else [goal]
+    return Problem(_typed(_section(sections, ":objects")), init, tuple(_conjunct(part) for part in parts))
+
+
+def _conjunct(expression: Expression) -> Conjunct:
+    if (
+        expression[0] == "forall"
+    ):  # ALFRED's own goals, before ALFWorld's: `(forall (?r - receptacle) (not (opened ?r)))`
+        _, variables, condition = expression
+        return Conjunct(_typed(variables), tuple(_clauses(condition)))
+    return Conjunct({}, tuple(_clauses(expression)))
 
 
 def _read(text: str) -> list[Expression]:
@@ -198,7 +222,7 @@ def _clauses(
         return [Clause({own[v]: kind for v, kind in kinds.items()} | c.variables, c.literals) for c in inner]
     if head in ("exists", "forall"):
         raise unsupported("a condition is a `forall`")
-    return [Clause({}, (Literal(head, tuple(renamed.get(term, term) for term in parts), positive),))]
+    return [Clause({}, (Literal(head, tuple(parts), positive).replace(renamed),))]
 
 
 def _joined(clauses: tuple[Clause, ...]) -> Clause:

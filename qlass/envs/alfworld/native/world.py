@@ -16,10 +16,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import NamedTuple, cast
 
 from qlass.envs.alfworld.native.facts import FactTable, State
-from qlass.envs.alfworld.native.pddl import Clause, Domain, Fact, Problem
+from qlass.envs.alfworld.native.pddl import Clause, Conjunct, Domain, Fact, Problem
 from qlass.envs.alfworld.native.rules import PartialRow, Pattern, Row, Rule, choose_pivot, rules_by_trigger
 
 NOT = "not_"
@@ -87,7 +88,7 @@ class World:
         for fact in sorted(problem.init - constants):
             self.initial |= self.table.bit(fact)
             self._trigger(fact)
-        self._goal = [[way for clause in part for way in self._ways(clause)] for part in problem.goal]
+        self._goal = [ways for conjunct in problem.goal for ways in self._required(conjunct)]
 
     def applicable(self, state: State) -> list[Operator]:
         """Return the operators that can be executed in a state, in no particular order."""
@@ -169,6 +170,12 @@ class World:
             )
         return tuple(changes)
 
+    def _required(self, conjunct: Conjunct) -> Iterator[list[tuple[State, State]]]:
+        """Yield lists of which one way each must hold."""
+        for names in product(*map(self.table.of_type, conjunct.variables.values())):
+            values = dict(zip(conjunct.variables, names, strict=True))
+            yield [way for clause in conjunct.alternatives for way in self._ways(clause.replace(values))]
+
     def _ways(self, clause: Clause) -> Iterator[tuple[State, State]]:
         """Yield the bits that must and must not be set, for every way in which a clause of the goal can hold."""
         rule, bits = Rule(clause, self.fluents), self.table.bits
@@ -213,7 +220,7 @@ class World:
 def _predicates_read(domain: Domain, problem: Problem) -> frozenset[str]:
     """Return the predicates that conditions and the goal ask for."""
     clauses = [clause for schema in domain.schemas for clause in schema.alternatives]
-    clauses += [clause for part in problem.goal for clause in part]
+    clauses += [clause for conjunct in problem.goal for clause in conjunct.alternatives]
     literals = [literal for clause in clauses for literal in clause.literals]
     literals += [literal for schema in domain.schemas for effect in schema.effects for literal in effect.condition]
     return frozenset(literal.predicate for literal in literals)
