@@ -126,7 +126,7 @@ def _named_entities(problem: Problem) -> dict[str, Entity]:
     return entities
 
 
-# Shared by all engines of the process. A game with what it remembers is some MB.
+# Shared by all engines of the process. A game with what it remembers is about 1 MB.
 shared_game = lru_cache(maxsize=64)(Game)
 
 
