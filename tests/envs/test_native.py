@@ -193,6 +193,23 @@ def test_goal_over_all_receptacles(make: Callable[[str], Pair]) -> None:
     pytest.fail("the goal was never reached")
 
 
+def test_grammar_that_names_the_place_left(make: Callable[[str], Pair]) -> None:
+    """Moving needs one operator per starting point where a text speaks of it; the answers stay equal."""
+    game = load_game(next(tasks("test_unseen", "look", 1)).key, {})
+    game["grammar"] = game["grammar"].replace("You arrive at {r.name}.", "From {lstart.name} to {r.name}.")
+    engines, rng = (NativeEngine(), make("move")[1]._engine), random.Random(0)
+    for engine in engines:
+        engine.load(game)
+        engine.reset()
+    left = set()
+    for _ in range(60):
+        (commands,) = {tuple(engine.admissible_commands()) for engine in engines}
+        command = draw(rng, commands)
+        ((feedback, _),) = {engine.step(command) for engine in engines}
+        left |= set(re.findall(r"From (loc \d+) to", feedback))
+    assert len(left) > 5
+
+
 def test_equals_stock_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The same with nothing of ours in between: TextWorld's engine as ALFWorld plays it."""
     monkeypatch.setenv("ALFWORLD_DATA", str(tmp_path))

@@ -10,7 +10,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from qlass.envs.alfworld.engine import NOTHING_HAPPENS
-from qlass.envs.alfworld.native.facts import Known, State
+from qlass.envs.alfworld.native.facts import NOT, Known, State
 from qlass.envs.alfworld.native.grammar import (
     Binding,
     Context,
@@ -22,7 +22,7 @@ from qlass.envs.alfworld.native.grammar import (
     render,
 )
 from qlass.envs.alfworld.native.pddl import Problem, parse_domain, parse_problem, unsupported
-from qlass.envs.alfworld.native.world import NOT, Operator, World
+from qlass.envs.alfworld.native.world import Operator, World
 from qlass.errors import EnvironmentFault
 
 _INTRODUCTION = parse_text("#intro#")

@@ -20,6 +20,12 @@ Known: TypeAlias = tuple[int, str] | tuple[()]
 """Position (1 is the first) and name of one argument of a fact; empty where none is known."""
 
 
+NOT = "not_"
+"""TextWorld also keeps the facts that an action made false, under the predicate with this prefix.
+
+*Differs from TextWorld:* it keeps none of facts that can never hold; ALFRED's grammar does not ask for such facts."""
+
+
 class FactTable:
     """All facts met so far, under their predicate and under each of their arguments."""
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
+from qlass.envs.alfworld.native.facts import NOT
 from qlass.envs.alfworld.native.pddl import Clause, Domain, Effect, Fact, Literal, Schema
 
 Row: TypeAlias = tuple[str, ...]
@@ -161,7 +162,7 @@ def choose_pivot(domain: Domain, init: frozenset[Fact], queried: frozenset[str])
         name
         for name in domain.fluents
         # Which fact was left is not kept, so a grammar that asks for it (`not_atlocation`) needs all operators.
-        if facts[name] == 1 and f"not_{name}" not in queried and all(_moves(x, name) for x in domain.schemas)
+        if facts[name] == 1 and NOT + name not in queried and all(_moves(x, name) for x in domain.schemas)
     ]
     return max(sorted(candidates), key=lambda name: needed[name], default="")
 

@@ -19,14 +19,9 @@ from dataclasses import dataclass
 from itertools import product
 from typing import NamedTuple, cast
 
-from qlass.envs.alfworld.native.facts import FactTable, State
+from qlass.envs.alfworld.native.facts import NOT, FactTable, State
 from qlass.envs.alfworld.native.pddl import Clause, Conjunct, Domain, Fact, Problem
 from qlass.envs.alfworld.native.rules import PartialRow, Pattern, Row, Rule, choose_pivot, rules_by_trigger
-
-NOT = "not_"
-"""TextWorld also keeps the facts that an action made false, under the predicate with this prefix.
-
-*Differs from TextWorld:* it keeps none of facts that can never hold; ALFRED's grammar does not ask for such facts."""
 
 
 class Change(NamedTuple):
