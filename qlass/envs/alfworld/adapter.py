@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from qlass.envs.alfworld.engine import Engine, State
+from qlass.envs.alfworld.engine import Engine
 from qlass.envs.alfworld.games import load_game
 from qlass.envs.alfworld.gamestore import shared_store
 from qlass.envs.alfworld.library import require_alfworld
+from qlass.envs.alfworld.native import NativeEngine
 from qlass.envs.alfworld.translation import cache_folder
 from qlass.errors import EnvironmentFault
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from qlass.envs.base import Info, StepResult
+    from qlass.envs.base import Info, Snapshot, StepResult
     from qlass.records import TaskSpec
+
+EngineName = Literal["textworld", "native"]
+
+ENGINES: tuple[EngineName, ...] = ("textworld", "native")
+"""textworld: fast-downward's state machine and TextWorld's parsers, packages that are built from C++; native: plain
+Python on the games' own texts, with the same answers (compared in tests/envs) in a fifth of the time."""
 
 Wording = Literal["move", "classic"]
 
@@ -47,6 +54,34 @@ def normalise_wording(grammar: str, wording: Wording) -> str:
     return grammar
 
 
+class GameEngine(Protocol):
+    """What `Engine` and `NativeEngine` have in common."""
+
+    def load(self, data: Mapping[str, Any]) -> None:
+        """Load a game."""
+
+    def reset(self) -> str:
+        """Go to the first state; return the introduction."""
+
+    def step(self, command: str) -> tuple[str, bool]:
+        """Execute a command; return (feedback, whether it was admissible)."""
+
+    def admissible_commands(self) -> list[str]:
+        """Return every command that would be executed now, sorted."""
+
+    def won(self) -> bool:
+        """Return whether the goal holds."""
+
+    def snapshot(self) -> Snapshot:
+        """Return the current state."""
+
+    def restore(self, snapshot: Snapshot, /) -> None:
+        """Go back to a state of the loaded game."""
+
+    def close(self) -> None:
+        """Free what the engine holds."""
+
+
 class AlfworldEnv:
     """One ALFWorld game at a time; reward 1.0 when the goal holds, which ends the episode.
 
@@ -57,7 +92,8 @@ class AlfworldEnv:
         """Start an engine.
 
         Args:
-            options: `wording` ("move" or "classic", default "move"); `admissible` (bool, default False: say which
+            options: `engine` ("textworld" or "native", default "textworld": see ENGINES); `wording` ("move" or
+                "classic", default "move"); `admissible` (bool, default False: say which
                 actions are admissible after every step, about 0.1 ms); `cache` (folder of translated problems, default
                 $QLASS_CACHE/alfworld or ~/.cache/qlass/alfworld); `data` (folder with json_2.1.1, for real games).
 
@@ -65,18 +101,16 @@ class AlfworldEnv:
             DependencyNotInstalled: alfworld or textworld is missing.
             EnvironmentFault: an option has a value that is not allowed.
         """
-        wording = options.get("wording", "move")
-        if wording not in WORDINGS:
-            raise EnvironmentFault(
-                f"alfworld options: wording is {wording!r}; allowed are {WORDINGS}. Set one of them."
-            )
-        folder = cache_folder(options)
-        data = options.get("data") or os.environ.get("ALFWORLD_DATA") or folder
-        require_alfworld(Path(str(data)))
+        for name, allowed in (("engine", ENGINES), ("wording", WORDINGS)):
+            value = options.get(name, allowed[0])
+            if value not in allowed:
+                raise EnvironmentFault(
+                    f"alfworld options: {name} is {value!r}; allowed are {allowed}. Set one of them."
+                )
         self._options = dict(options)
-        self._wording: Wording = wording
+        self._wording: Wording = options.get("wording", WORDINGS[0])
         self._admissible = bool(options.get("admissible", False))
-        self._engine = Engine(shared_store(folder))
+        self._engine: GameEngine = NativeEngine() if options.get("engine") == "native" else _textworld_engine(options)
 
     def reset(self, spec: TaskSpec, *, seed: int = 0) -> tuple[str, Info]:  # noqa: ARG002 (the engine has no randomness)
         """Start a task; return the room and the goal, without the engine's welcome line."""
@@ -97,11 +131,11 @@ class AlfworldEnv:
         won = self._engine.won()
         return feedback.strip(), float(won), won, False, self._info(valid=valid, won=won)
 
-    def snapshot(self) -> State:
+    def snapshot(self) -> Snapshot:
         """Return the current state, valid until the next `reset` (2 KB; copies nothing)."""
         return self._engine.snapshot()
 
-    def restore(self, snapshot: State) -> None:
+    def restore(self, snapshot: Snapshot) -> None:
         """Go back to a state of the current episode."""
         self._engine.restore(snapshot)
 
@@ -112,3 +146,10 @@ class AlfworldEnv:
     def _info(self, *, valid: bool, won: bool) -> Info:
         names = self._engine.admissible_commands() if self._admissible else []
         return {"admissible_actions": tuple(a for a in names if a != "help"), "valid": valid, "success": won}
+
+
+def _textworld_engine(options: Mapping[str, Any]) -> Engine:
+    folder = cache_folder(options)
+    data = options.get("data") or os.environ.get("ALFWORLD_DATA") or folder
+    require_alfworld(Path(str(data)))
+    return Engine(shared_store(folder))
