@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = 130
     finally:
         rows = tracking.finish_pipeline_run(root, parent, status)
-    sys.stdout.write(summary(root, rows))
+    sys.stdout.write(summary(root, rows, results=status == "FINISHED"))
     return code
 
 
@@ -67,14 +67,17 @@ def repro(arguments: Sequence[str]) -> int:
                     break
 
 
-def summary(root: Path, rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return what a user wants to see at the end: stages, results, where the report is, how to see the runs."""
+def summary(root: Path, rows: Sequence[Mapping[str, Any]], *, results: bool = True) -> str:
+    """Return what a user wants to see at the end: stages, results, where the report is, how to see the runs.
+
+    Without `results` for a run that failed: the files that lie there are those of an earlier one.
+    """
     width = max((len(row["stage"]) for row in rows), default=0)
     lines = ["", *(f"{row['stage']:<{width}}  {row['status']:<7}  run {row['run_id']}" for row in rows), ""]
-    results, page = root / paths.REPORT / "results.md", root / paths.REPORT / "index.html"
-    if results.exists():
-        lines += [results.read_text(encoding="utf-8")]
-    if page.exists():
+    table, page = root / paths.REPORT / "results.md", root / paths.REPORT / "index.html"
+    if results and table.exists():
+        lines += [table.read_text(encoding="utf-8")]
+    if results and page.exists():
         lines += [f"report: {page}"]
     lines += [f"runs:   {tracking.ui_command(root)}", ""]
     return "\n".join(lines)

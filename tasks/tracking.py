@@ -260,7 +260,7 @@ def start_pipeline_run(root: Path, *, name: str = "pipeline", tags: Mapping[str,
 
 
 def finish_pipeline_run(root: Path, run_id: str | None, status: Status = "FINISHED") -> list[dict[str, Any]]:
-    """Close the parent run: log the table of stages, the results, params.yaml and dvc.lock, and tag the stages' runs.
+    """Close the parent run: log the table of stages, params.yaml, dvc.lock and the results of a run that succeeded; tag the stages' runs.
 
     Doing it twice is harmless. `run_id` None (tracking was down) still returns the table, without who ran.
 
@@ -277,8 +277,11 @@ def finish_pipeline_run(root: Path, run_id: str | None, status: Status = "FINISH
             {"dvc.lock": row["dvc_lock"], "dvc.stage": row["stage"]}
         )
     tracker.table(rows, "stages.json")
-    tracker.metrics(result_metrics(root))
-    for path in (paths.PARAMS, paths.DVC_LOCK, paths.REPORT / "results.md"):
+    logged = [paths.PARAMS, paths.DVC_LOCK]
+    if status == "FINISHED":  # else the results that lie there are those of an earlier run
+        tracker.metrics(result_metrics(root))
+        logged.append(paths.REPORT / "results.md")
+    for path in logged:
         if (root / path).exists():
             tracker.artifact(root / path)
     tracker.finish(status)

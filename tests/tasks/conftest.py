@@ -35,6 +35,8 @@ PARAMS = {
         "options": {"length": 5, "rooms": 3},
     },
     "expert.thoughts": True,
+    "sft.ranks": 1,
+    "qnet.ranks": 1,
     "label.gamma": 0.9,
     "report.bootstrap": 500,
     "report.confidence": 0.95,

@@ -162,8 +162,15 @@ def children_of(text: str) -> list[int]:
 
 
 @pytest.mark.slow
-def test_a_failing_stage_fails_the_pipeline(small: Path, params: Params) -> None:
+def test_a_failing_stage_fails_the_pipeline(small: Path, params: Params, capsys: pytest.CaptureFixture[str]) -> None:
     params({"envs.corridor.max_steps": 1})
+    earlier = small / paths.REPORT / "results.md"
+    earlier.parent.mkdir(parents=True)
+    earlier.write_text("the table of an earlier run")
     assert pipeline.main(["expert@corridor"]) != 0
+    assert "earlier run" not in capsys.readouterr().out
     (parent,) = parents(small)
     assert parent.info.status == "FAILED"
+    logged = {item.path for item in tracking.connect(small).list_artifacts(parent.info.run_id)}
+    assert "params.yaml" in logged
+    assert "results.md" not in logged
