@@ -7,8 +7,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from qlass.jsonl import write_records
-from qlass.records import Episode
+from qlass.jsonl import read_records, write_records
+from qlass.records import Episode, ExplorationTree
 from qlass.report import EnvInputs, ReportInputs, ReportSettings, build_report
 
 QUICK = ReportSettings(bootstrap=50)
@@ -97,6 +97,22 @@ def test_text_from_the_environment_is_escaped(samples, tmp_path):
     assert "\x00" not in html
     assert "A &amp; &lt;B&gt;" in html
     Page(html)
+
+
+def test_a_branch_that_was_refused_to_its_end_says_so(samples, tmp_path):
+    """Such a branch ends before the step limit (`explore.max_invalid`), and was called one that reached it."""
+    inputs = samples.write_samples(tmp_path, tasks=1, trees=1)
+    (tree,) = read_records(inputs.envs[0].trees, ExplorationTree)
+    ends = [
+        replace(node, step=replace(node.step, valid=False)) if node.step.truncated else node for node in tree.nodes
+    ]
+    assert ends != list(tree.nodes)
+    build_report(inputs, QUICK)
+    assert "✗ step limit" in page(inputs)
+    assert "✗ refused to the end" not in page(inputs)
+    write_records(inputs.envs[0].trees, [replace(tree, nodes=tuple(ends))], ExplorationTree)
+    build_report(inputs, QUICK)
+    assert "✗ refused to the end" in page(inputs)
 
 
 def test_everything_may_be_missing(tmp_path):
