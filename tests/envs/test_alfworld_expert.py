@@ -205,7 +205,10 @@ def test_places_that_share_a_stand_point() -> None:
     assert expert.act("You open the drawer 1. The drawer 1 is open. In it, you see nothing.")[1] == "go to drawer 2"
     assert expert.act("Nothing happens.")[1] == "open drawer 2"
     seen = expert.act("You open the drawer 2. The drawer 2 is open. In it, you see a pen 1.")
-    assert seen == ("I need a pen. I see pen 1 here. I take it from drawer 2.", "take pen 1 from drawer 2")
+    assert seen == (
+        "I need a pen. Is there a pen here? yes, pen 1. I take it from drawer 2.",
+        "take pen 1 from drawer 2",
+    )
 
 
 def test_a_lamp_seen_on_the_way_is_remembered() -> None:
