@@ -121,13 +121,19 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     return made
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Start one throw-away Prefect server for all tests of the session, and return its address."""
+    """Start a throw-away Prefect server for the tests of a module, and return its address.
+
+    It ends with the module: Prefect's websocket to it draws a number from `random` every 20 seconds, in a thread, and
+    Hypothesis fails a test during which the state of `random` changes.
+    """
     os.environ["PREFECT_HOME"] = str(tmp_path_factory.mktemp("prefect"))
     os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
+    from prefect.events.worker import EventsWorker
     from prefect.settings import PREFECT_API_URL
     from prefect.testing.utilities import prefect_test_harness
 
     with prefect_test_harness(server_startup_timeout=280):
         yield PREFECT_API_URL.value()
+    assert not EventsWorker._instances, "a thread of Prefect lives on; see above"
