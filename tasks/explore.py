@@ -35,13 +35,13 @@ def start(setup: Setup) -> Worker:
 
     player, given = Player(setup.world, setup.models), setup.explore
     budget = ExploreSettings(
-        given.width,
-        given.depth,
-        given.expert_branch,
-        given.max_redraws,
-        given.max_nodes,
-        given.rollout_temperature,
-        given.max_invalid,
+        width=given.width,
+        depth=given.depth,
+        expert_branch=given.expert_branch,
+        max_redraws=given.max_redraws,
+        max_nodes=given.max_nodes,
+        rollout_temperature=given.rollout_temperature,
+        max_invalid=given.max_invalid,
     )
 
     def grow(env: Any, task: tuple[TaskSpec, Trajectory | None]) -> Any:

@@ -1,8 +1,8 @@
 """Pool the evaluations of several runs, for example of three seeds: `python -m tasks.pool ENV PROJECT PROJECT ...`.
 
 Each PROJECT is a copy of this project in which the pipeline has run (with another `base.seed`, say, which gives other games,
-another policy and another QNet). The tasks of all runs count as one sample; every method is compared with SFT of the same run.
-It is no stage: it prints a table.
+another policy and another QNet). The tasks of all runs count as one sample; every method is compared with one method (SFT, or
+`--against METHOD`) of the same run. It is no stage: it prints a table.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from qlass.evaluation.metrics import success
 from qlass.jsonl import iter_records
 from qlass.records import Episode
 from qlass.report.headline import signed, span
-from qlass.report.paper import method_order
+from qlass.report.paper import method_name, method_order
+from qlass.report.results import BASELINE
 from tasks import paths, runner, settings
 
 Scores = dict[str, dict[str, float]]
@@ -54,25 +55,27 @@ def pooled(runs: Iterable[Scores]) -> Scores:
     return dict(joined)
 
 
-def table(runs: Sequence[Scores], resamples: int, confidence: float) -> str:
-    """Write a Markdown table: success in percent of each run, of all together, and the difference to SFT.
+def table(runs: Sequence[Scores], resamples: int, confidence: float, against: str = BASELINE) -> str:
+    """Write a Markdown table: success in percent of each run, of all together, and the difference to one method.
 
     Raises:
-        DataError: the runs have different methods.
+        DataError: the runs have different methods, or not that one.
     """
     if len({frozenset(scores) for scores in runs}) != 1:
         raise DataError(f"the runs have different methods: {'; '.join(', '.join(sorted(scores)) for scores in runs)}")
     together = pooled(runs)
+    if against not in together:
+        raise DataError(f"--against: found {against!r}; allowed: {', '.join(sorted(together, key=method_order))}")
     numbered = [f"run {number}" for number in range(1, len(runs) + 1)]
-    lines = [["method", *numbered, f"all, {confidence:.0%} interval", "minus SFT, paired"]]
+    lines = [["method", *numbered, f"all, {confidence:.0%} interval", f"minus {method_name(against)}, paired"]]
     for method in sorted(together, key=method_order):
         each = (f"{sum(scores[method].values()) / len(scores[method]):.1f}" for scores in runs)
         values = list(together[method].values())
         mean = bootstrap_mean(values, resamples=resamples, confidence=confidence, seed=0)
         cells = [method, *each, f"{mean.mean:.1f} ({mean.low:.1f} to {mean.high:.1f})", ""]
-        if "sft" in together and method != "sft":
+        if method != against:
             gap = paired_bootstrap(
-                together[method], together["sft"], resamples=resamples, confidence=confidence, seed=0
+                together[method], together[against], resamples=resamples, confidence=confidence, seed=0
             )
             cells[-1] = f"{signed(gap.mean)} ({span(gap)})"
         lines.append(cells)
@@ -86,11 +89,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tasks.pool", description=__doc__)
     parser.add_argument("env", metavar="ENV")
     parser.add_argument("projects", metavar="PROJECT", nargs="+", type=Path)
+    parser.add_argument("--against", metavar="METHOD", default=BASELINE, help="what every method is compared with")
     asked = parser.parse_args(arguments)
     try:
         given = settings.load_all()
         runs = [scores_of(project, asked.env, given.run) for project in asked.projects]
-        sys.stdout.write(table(runs, given.report.bootstrap, given.report.confidence) + "\n")
+        sys.stdout.write(table(runs, given.report.bootstrap, given.report.confidence, asked.against) + "\n")
     except QlassError as error:
         return runner.report(error)
     return 0

@@ -59,13 +59,18 @@ def notes(given: settings.Evaluate) -> dict[str, str]:
     """Return a few words about each method's settings."""
     seeds = f"{len(given.seeds)} seed{'s' if len(given.seeds) > 1 else ''}"
     rollouts = f"N = {given.rollouts}, temperature {given.temperature:g}, {seeds}"
+    guided, adds = f"M = {given.proposals}, temperature {given.temperature:g}, {seeds}", given.adaptive
     return {
         "base": "greedy",
         "sft": "greedy",
         "best_of_n": f"{rollouts}; keeps the highest true reward (an oracle)",
         "best_of_n_qnet": f"{rollouts}; keeps the highest Q-value of the last action",
         "best_of_n_likelihood": f"{rollouts}; keeps the most likely",
-        "qlass": f"M = {given.proposals}, temperature {given.temperature:g}, {seeds}",
+        "qlass": guided,
+        "qlass_adaptive": (
+            f"{guided}; Q + {adds.prior:g} log p, and up to {adds.max_redraws} redraws where Q falls below "
+            f"{adds.redraw_below:g} of its last value"
+        ),
     }
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from qlass.search.branch import Sampling
-from qlass.search.methods import best_of_n, q_guided
+from qlass.search.methods import Adaptive, best_of_n, q_guided
 from tasks import paths
 from tasks.episodes import Setup, record
 from tasks.rollouts import Models, World
@@ -16,10 +16,17 @@ from tasks.runner import Job, run
 
 def prepare(given: Any, world: World, method: str, policy: Path, qnet: Path) -> Setup:
     """Return the setup of a method from the settings (all of them, or those of a stage)."""
-    base, evaluate = given.base, given.evaluate
+    base, evaluate, adds = given.base, given.evaluate, given.evaluate.adaptive
+    adaptive = Adaptive(
+        prior=adds.prior,
+        max_redraws=adds.max_redraws,
+        redraw_below=adds.redraw_below,
+        redraw_temperature=adds.redraw_temperature,
+    )
     play = {
         "best_of_n": partial(best_of_n, rollouts=evaluate.rollouts),
         "qlass": partial(q_guided, proposals=evaluate.proposals),
+        "qlass_adaptive": partial(q_guided, proposals=evaluate.proposals, adaptive=adaptive),
     }[method]
     models = Models.of(base, policy, qnet, evaluate.max_new_tokens)
     return Setup(world, models, method, play, Sampling(evaluate.temperature, base.seed, evaluate.candidates))

@@ -35,7 +35,7 @@ class Run:
 
     envs: tuple[str, ...]
     policies: Annotated[tuple[Literal["base", "sft"], ...], MAY_BE_EMPTY]
-    searches: Annotated[tuple[Literal["best_of_n", "qlass"], ...], MAY_BE_EMPTY]
+    searches: Annotated[tuple[Literal["best_of_n", "qlass", "qlass_adaptive"], ...], MAY_BE_EMPTY]
     splits: tuple[Literal["dev", "test_seen", "test_unseen"], ...]
 
     @property
@@ -159,6 +159,16 @@ class Qnet(Training):
 
 
 @dataclass(frozen=True, slots=True)
+class Adaptive:
+    """What qlass_adaptive adds to qlass."""
+
+    prior: NonNegative
+    max_redraws: Natural
+    redraw_below: Ratio
+    redraw_temperature: NonNegative
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluate:
     """Stages evaluate and search; what only searches need is not declared by evaluate."""
 
@@ -166,6 +176,7 @@ class Evaluate:
     temperature: NonNegative
     proposals: Count
     rollouts: Count
+    adaptive: Adaptive
     max_new_tokens: Count
     candidates: Candidates
     shard_size: Count

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from qlass.report.paper import REPORTED, family, method_name
 from qlass.report.results import Result
-from qlass.report.svg import Scale, frame, line, marker, path, picture, text
+from qlass.report.svg import Scale, frame, line, marker, picture, text
 
 SHAPES = {"qlass": "circle", "best_of_n": "square", "sft": "triangle", "base": "diamond"}
 _ROW = 38
@@ -24,7 +24,7 @@ Box: TypeAlias = tuple[float, float, float, float]
 
 
 def method_class(method: str) -> str:
-    """Return the CSS class that colours a method; variants such as `qlass_m8` look like their family."""
+    """Return the CSS class that colours a method; variants such as `qlass_adaptive` look like their family."""
     return f"m-{family(method)}"
 
 
@@ -71,12 +71,6 @@ def budget(results: Sequence[Result]) -> Markup:
     x = _token_scale(results, 46, width - 20)
     y = Scale(0, 100, height - 46, 34)
     parts = [frame(x, y, "generated tokens per episode" + (" (log scale)" if x.log else ""), "success rate, %")]
-    families: dict[str, list[Result]] = {}
-    for result in sorted(results, key=lambda r: (r.tokens.mean, r.method)):
-        families.setdefault(family(result.method), []).append(result)
-    for name, members in families.items():
-        if name != "other" and members[-1].tokens.mean > members[0].tokens.mean:
-            parts.append(path([(x(r.tokens.mean), y(r.success.mean)) for r in members], f"series m-{name}"))
     parts += [_budget_mark(result, x, y) for result in results]
     parts.append(_budget_labels(results, x, y))
     label = "Success against generated tokens: " + "; ".join(

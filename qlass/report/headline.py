@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from qlass.evaluation.bootstrap import Interval
 from qlass.report.inputs import ReportSettings
-from qlass.report.paper import method_name
+from qlass.report.paper import family, method_name
 from qlass.report.results import OURS, POOLED, Groups, Result, difference, headline_split
 
 SPLIT_NAMES = {"test_seen": "seen test tasks", "test_unseen": "unseen test tasks", POOLED: "all test tasks"}
@@ -40,7 +40,7 @@ def verdict(interval: Interval, other: str, confidence: float) -> str:
 
 
 def headline(label: str, results: Sequence[Result], groups: Groups, settings: ReportSettings) -> tuple[str, str]:
-    """Return the headline of one environment, and a second sentence about Best-of-N and the best method."""
+    """Return the headline of one environment, and further sentences about Best-of-N, variants and the best method."""
     if not results:
         return f"Nothing has been evaluated on {label} yet.", ""
     split = headline_split(groups)
@@ -64,7 +64,7 @@ def headline(label: str, results: Sequence[Result], groups: Groups, settings: Re
 
 
 def _second(here: dict[str, Result], best: Result, groups: Groups, settings: ReportSettings, split: str) -> str:
-    """Compare with Best-of-N at its cost, and name the best method where it is another one."""
+    """Compare with Best-of-N at its cost, say how variants of QLASS do, and name the best method where it is another one."""
     ours, sentences = here[OURS], []
     if "best_of_n" in here:
         other = here["best_of_n"]
@@ -73,6 +73,10 @@ def _second(here: dict[str, Result], best: Result, groups: Groups, settings: Rep
             sentences.append(
                 f"QLASS is {verdict(interval, 'best_of_n', settings.confidence)}, {_cost_ratio(ours, other)}."
             )
+    for other in here.values():
+        if family(other.method) == OURS != other.method and other.versus_sft is not None:
+            standing = verdict(other.versus_sft, "sft", settings.confidence)
+            sentences.append(f"{method_name(other.method)} scores {other.reward.mean:.1f}, {standing}.")
     if best.reward.mean > ours.reward.mean and best.method not in ("best_of_n", "sft"):
         sentences.append(f"The highest mean here is {method_name(best.method)} with {best.reward.mean:.1f}.")
     return " ".join(sentences)

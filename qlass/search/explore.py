@@ -85,7 +85,8 @@ class _Growth:
         """Hang a node under a parent and return its id."""
         node_id = len(self.nodes)
         self.invalid[node_id] = 0 if step.valid else self.invalid[parent] + 1
-        if origin != "expert" and self.invalid[node_id] == self.settings.max_invalid and not cursor.ended:
+        limit = self.settings.max_invalid
+        if origin != "expert" and limit is not None and self.invalid[node_id] >= limit and not cursor.ended:
             step, cursor = replace(step, truncated=True), replace(cursor, ended=True)
         siblings = self.children.setdefault(parent, [])
         self.paths[node_id] = f"{self.paths[parent]}.{len(siblings)}"

@@ -6,6 +6,7 @@ reward of those that end the episode).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -19,6 +20,25 @@ from qlass.search.driver import Routine
 
 FAULTS = (EnvironmentFault, ReplayDivergence)
 """What an environment may raise in the middle of an episode: the task is lost, the panel is not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Adaptive:
+    """What `qlass_adaptive` adds to QLASS; the defaults add nothing.
+
+    Attributes:
+        prior: weight b of a reply's log probability (natural, summed over its tokens, at temperature 1); the reply with
+            the highest Q + b log p is executed. That is the mode of p exp(Q / b), the policy that maximises the expected
+            Q-value minus b times its KL divergence from the SFT policy.
+        max_redraws: how often more replies are drawn at a step whose highest Q-value is too low.
+        redraw_below: too low is less than this share of the highest Q-value of the step before.
+        redraw_temperature: of the replies drawn then.
+    """
+
+    prior: float = 0.0
+    max_redraws: int = 0
+    redraw_below: float = 0.0
+    redraw_temperature: float = 1.0
 
 
 @dataclass(slots=True)
@@ -115,30 +135,66 @@ def best_of_n(
 
 
 def q_guided(
-    env: TextEnv, definition: EnvDefinition, spec: TaskSpec, sampling: Sampling, *, proposals: int, seed: int
+    env: TextEnv,
+    definition: EnvDefinition,
+    spec: TaskSpec,
+    sampling: Sampling,
+    *,
+    proposals: int,
+    seed: int,
+    adaptive: Adaptive | None = None,
 ) -> Routine[list[Episode]]:
-    """Play one trajectory, at each step executing the proposal with the highest Q-value (method section 5)."""
+    """Play one trajectory, at each step executing the proposal with the highest Q-value (method section 5).
+
+    With `adaptive` it is the method `qlass_adaptive`, which is not in the paper.
+    """
+    method, adaptive = ("qlass_adaptive", adaptive) if adaptive else ("qlass", Adaptive())
     played: list[_Rollout] = []
+    enough = -math.inf
     try:
         one = _Rollout(*start(env, definition, spec))
         played.append(one)
         while not one.cursor.ended:
-            answers: list[Proposed] = yield [sampling.request(one.cursor, "guided", range(proposals))]
-            one.cost += spent(answers[0].proposals, answers[0].prompt_tokens)
-            distinct = _distinct(answers[0].proposals)
-            values: tuple[float, ...] = ()
-            if len(distinct) > 1:
-                replies = tuple(render_reply(proposal.thought, proposal.action) for proposal in distinct)
-                (values,) = yield [Score(one.cursor.history, replies)]
-                one.cost += Cost(qnet_calls=len(distinct))
-            chosen = distinct[max(range(len(values)), key=values.__getitem__, default=0)]
+            distinct, values = yield from _propose(one, sampling, proposals, adaptive, enough)
+            if values:
+                enough = adaptive.redraw_below * max(values)
+            scores = [q + adaptive.prior * proposal.logprob for q, proposal in zip(values, distinct, strict=False)]
+            chosen = distinct[max(range(len(scores)), key=scores.__getitem__, default=0)]
             taken = yield from take(env, [one.cursor], [chosen])
             _record(one, chosen, taken[0])
-            pairs = zip(distinct, values, strict=False)  # a single proposal is executed without a value
+            pairs = zip(distinct, values, strict=False)  # a single proposal may be executed without a value
             one.candidates.append(tuple((proposal.action, round(value, 6)) for proposal, value in pairs))
     except FAULTS as fault:
-        return [failed(spec, "qlass", seed, fault, played)]
-    return [one.episode(spec, "qlass", seed, one.cost)]
+        return [failed(spec, method, seed, fault, played)]
+    return [one.episode(spec, method, seed, one.cost)]
+
+
+def _propose(
+    one: _Rollout, sampling: Sampling, count: int, adaptive: Adaptive, enough: float
+) -> Routine[tuple[list[Proposal], list[float]]]:
+    """Draw `count` replies, and again while the highest Q-value is below `enough`.
+
+    Returns:
+        The distinct proposals and their Q-values; no values where there is nothing to choose and nothing to redraw.
+    """
+    drawn: list[Proposal] = []
+    values: list[float] = []
+    for number in range(1 + adaptive.max_redraws):
+        draw = replace(sampling, temperature=adaptive.redraw_temperature) if number else sampling
+        requests = [draw.request(one.cursor, "guided", range(number * count, (number + 1) * count))]
+        answers: list[Proposed] = yield requests
+        one.cost += spent(answers[0].proposals, answers[0].prompt_tokens)
+        drawn += answers[0].proposals
+        distinct = _distinct(drawn)
+        new = distinct[len(values) :]
+        if new and (len(distinct) > 1 or adaptive.max_redraws):
+            replies = tuple(render_reply(proposal.thought, proposal.action) for proposal in new)
+            scored: list[tuple[float, ...]] = yield [Score(one.cursor.history, replies)]
+            values += scored[0]
+            one.cost += Cost(qnet_calls=len(new))
+        if not values or max(values) >= enough:
+            break
+    return distinct, values
 
 
 def _play(env: TextEnv, rollouts: Sequence[_Rollout], sampling: Sampling) -> Routine[None]:

@@ -27,7 +27,14 @@ CATEGORIES = (
 )
 MAX_STEPS = 40
 TRAPS = 0.07
-SKILL = {"base": 0.05, "sft": 0.55, "best_of_n": 0.62, "best_of_n_likelihood": 0.2, "qlass": 0.72}
+SKILL = {
+    "base": 0.05,
+    "sft": 0.55,
+    "best_of_n": 0.62,
+    "best_of_n_likelihood": 0.2,
+    "qlass": 0.72,
+    "qlass_adaptive": 0.75,
+}
 NASTY = "You see <script>alert('x')</script> & a \"mug\" </td><img src=http://example.com/x.png onerror=alert(1)>."
 
 _PLACES = (

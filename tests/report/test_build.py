@@ -79,7 +79,7 @@ def test_csv_json_and_markdown_agree(built):
     summary = json.loads((built.out / "summary.json").read_text())
     with (built.out / "results.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
-    assert len(table) == len(summary["rows"]) == 15
+    assert len(table) == len(summary["rows"]) == 18
     for cells, row in zip(table, summary["rows"], strict=True):
         assert {key: "" if value is None else str(value) for key, value in row.items()} == cells
         assert summary["metrics"]["alfworld"][row["split"]][row["method"]]["mean_reward"] == row["mean_reward"]
@@ -149,3 +149,12 @@ def test_headline_is_about_a_split_that_can_be_compared(tmp_path):
     build_report(inputs, QUICK)
     assert "QLASS scores 100.0 on seen test tasks" in page(inputs)
     assert "100.0 points above SFT" in page(inputs)
+
+
+def test_variants_have_their_own_sentence(tmp_path):
+    outcomes = {("sft", "test_seen"): [0.0], ("qlass", "test_seen"): [0.0], ("qlass_adaptive", "test_seen"): [1.0]}
+    inputs = simple_inputs(tmp_path, outcomes)
+    build_report(inputs, QUICK)
+    text = page(inputs)
+    assert "QLASS (adaptive) scores 100.0, 100.0 points above SFT" in text
+    assert "The highest mean here is QLASS (adaptive) with 100.0." in text

@@ -356,6 +356,25 @@ def test_a_stuck_branch_ends_and_no_other_one(explorer: Explorer) -> None:
     assert stuck > 3
 
 
+def test_a_branch_that_leaves_a_stuck_expert_ends_at_once(explorer: Explorer) -> None:
+    """The expert itself made `max_invalid` invalid actions in a row; below them the next invalid one is the last."""
+    below = []
+    for task in range(12):
+        case = replace(a_case(width=4, rollout_temperature=0.0, max_invalid=2), task=task)
+        env = explorer.env()
+        env.reset(explorer.specs[task])
+        steps = []
+        for action in ("open window", "open window", *(step.action for step in explorer.experts[task].steps)):
+            observation, reward, terminated, truncated, info = env.step(action)
+            steps.append(Step("", action, observation, reward, terminated, truncated, info["valid"]))
+        expert = replace(explorer.experts[task], steps=tuple(steps))
+        tree, _, _ = explorer.grow(case, expert=expert)
+        below += [node for node in tree.nodes if node.parent_id == 1 and node.origin != "expert"]
+    invalid = [node for node in below if not node.step.valid]
+    assert invalid
+    assert all(node.step.truncated for node in invalid)
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 12])
 def test_trees_do_not_depend_on_the_number_of_engines(explorer: Explorer, count: int) -> None:
     starts = [explorer.start(replace(a_case(), task=task)) for task in range(12)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import cycle
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from qlass.prompts import history_of, parse_reply, render_reply
 from qlass.records import Cost, Episode, History, TaskSpec
 from qlass.search.branch import Sampling
 from qlass.search.driver import drive
-from qlass.search.methods import best_of_n, q_guided, single
+from qlass.search.methods import Adaptive, best_of_n, q_guided, single
 
 from .conftest import MAX_STEPS, CountedEnv, CountedPolicy, wander
 
@@ -297,10 +298,103 @@ def test_one_proposal_needs_no_value(
     assert episode.candidates == ((),) * len(episode.steps)
 
 
+def test_adaptive_with_nothing_to_add_is_qlass(
+    corridor: EnvDefinition, specs: list[TaskSpec], wanderer: CountedPolicy, new_env: NewEnv, run: Run
+) -> None:
+    for spec in specs[:4]:
+        start = partial(q_guided, definition=corridor, spec=spec, sampling=Sampling(0.7, 4), proposals=3, seed=0)
+        (plain,) = run(start, new_env(), wanderer, optimal(spec, corridor))
+        (same,) = run(partial(start, adaptive=Adaptive()), new_env(), wanderer, optimal(spec, corridor))
+        assert same == replace(plain, method="qlass_adaptive")
+
+
+class Written:
+    """A policy whose replies at a step are written down: actions and log probabilities of the first draw, the second, ..."""
+
+    def __init__(self, corridor: EnvDefinition, *draws: dict[str, float]) -> None:
+        self.asked: list[list[Propose]] = []
+        """The requests of each step."""
+        self._draws, self._normalise = draws, corridor.normalise_action
+
+    def propose(self, requests: Sequence[Propose]) -> list[Proposed]:
+        (request,) = requests
+        if not self.asked or self.asked[-1][-1].history != request.history:
+            self.asked.append([])
+        written = self._draws[len(self.asked[-1])]
+        self.asked[-1].append(request)
+        actions = cycle(written)
+        policy = ScriptedPolicy(lambda history, rng: f"Action: {next(actions)}", self._normalise)
+        (answer,) = policy.propose(requests)
+        proposals = tuple(replace(proposal, logprob=written[proposal.action]) for proposal in answer.proposals)
+        return [Proposed(proposals, answer.prompt_tokens)]
+
+
+@pytest.mark.parametrize(
+    ("prior", "chosen"), [(0.0, "go west"), (0.09, "go west"), (0.11, "go east"), (0.5, "take lamp")]
+)
+def test_the_prior_is_added_to_the_q_value(
+    corridor: EnvDefinition, specs: list[TaskSpec], new_env: NewEnv, run: Run, prior: float, chosen: str
+) -> None:
+    """Q 0.9, 0.8 and 0.5 with log p -3, -2 and -1: the first leads below 0.1, the last from 0.3 on."""
+    values = {"go west": 0.9, "go east": 0.8, "take lamp": 0.5}
+    policy = Written(corridor, {"go west": -3.0, "go east": -2.0, "take lamp": -1.0})
+    value = CountedValue(lambda history, reply: values[parse_reply(reply)[1]])
+    start = partial(q_guided, definition=corridor, spec=specs[0], sampling=Sampling(0.7, 0), proposals=3, seed=0)
+    (episode,) = run(partial(start, adaptive=Adaptive(prior)), new_env(), policy, value)
+    assert set(texts(episode)) == {chosen}
+    assert set(episode.candidates) == {tuple(values.items())}
+
+
+def test_redraws_where_all_values_fall(
+    corridor: EnvDefinition, specs: list[TaskSpec], new_env: NewEnv, run: Run
+) -> None:
+    """Step 1 has the value 0.8. At step 2 the first draws are worth 0.3, below half of it; the second redraw is enough."""
+    first, again, found = (
+        {"go west": -1.0},
+        {"take lamp": -1.0, "go west": -9.0},
+        {"go east": -1.0, "take key": -1.0},
+    )
+    policy = Written(corridor, first, again, found)
+
+    def worth(history: History, reply: str) -> float:
+        step = len(history) // 2 - 1
+        values = {"go west": 0.8 if step == 0 else 0.3, "take lamp": 0.39, "go east": 0.4, "take key": 0.1}
+        return values[parse_reply(reply)[1]] * (1.0 if step < 2 else 0.9**step)
+
+    value = CountedValue(worth)
+    adaptive = Adaptive(max_redraws=3, redraw_below=0.5, redraw_temperature=1.5)
+    start = partial(q_guided, definition=corridor, spec=specs[0], sampling=Sampling(0.7, 0), seed=0, adaptive=adaptive)
+    env = new_env()
+    (episode,) = run(partial(start, proposals=2), env, policy, value)
+    assert env.executed[:2] == ["go west", "go east"]
+    assert episode.candidates[0] == (("go west", 0.8),)
+    assert episode.candidates[1] == (("go west", 0.3), ("take lamp", 0.39), ("go east", 0.4), ("take key", 0.1))
+    one, two = policy.asked[:2]
+    assert [request.temperature for request in two] == [0.7, 1.5, 1.5]
+    assert len(one) == 1
+    assert len({seed for request in two for seed in request.seeds}) == 6
+    assert [len(request.replies) for request in value.requests[:4]] == [1, 1, 1, 2]  # nothing is scored twice
+    assert episode.cost.policy_calls == sum(map(len, policy.asked))
+    assert episode.cost.qnet_calls == value.scored == sum(map(len, episode.candidates))
+
+
+def test_redraws_end(corridor: EnvDefinition, specs: list[TaskSpec], new_env: NewEnv, run: Run) -> None:
+    """Where nothing better is found, the best of all that was drawn is executed; the next step starts from its value."""
+    policy = Written(corridor, *[{"go west": -1.0}] * 3)
+    value = CountedValue(lambda history, reply: 0.8 if len(history) == 2 else 0.1)
+    adaptive = Adaptive(max_redraws=2, redraw_below=0.5)
+    start = partial(q_guided, definition=corridor, spec=specs[0], sampling=Sampling(0.7, 0), seed=0, adaptive=adaptive)
+    (episode,) = run(partial(start, proposals=1), new_env(), policy, value)
+    assert [len(requests) for requests in policy.asked] == [1, 3, *[1] * (MAX_STEPS - 2)]
+    assert set(texts(episode)) == {"go west"}
+    assert episode.cost.qnet_calls == MAX_STEPS
+
+
 METHODS: dict[str, Callable[..., Any]] = {
     "single": partial(single, method="sft", seed=0),
     "best_of_n": partial(best_of_n, rollouts=3, seed=0),
     "q_guided": partial(q_guided, proposals=3, seed=0),
+    "adaptive": partial(q_guided, proposals=3, seed=0, adaptive=Adaptive(0.01, max_redraws=2, redraw_below=0.9)),
 }
 
 

@@ -39,6 +39,17 @@ def test_runs_are_pooled_and_compared_within_themselves(tmp_path: Path) -> None:
     assert cells["sft"][2].startswith("37.5 (")
 
 
+def test_any_method_can_be_what_the_others_are_compared_with(tmp_path: Path) -> None:
+    runs = [scores_of(project(tmp_path, [True, False], [True, True]), "corridor", GIVEN)]
+    head, _, *rows = table(runs, resamples=500, confidence=0.95, against="qlass").splitlines()
+    assert head.endswith("| minus QLASS, paired |")
+    assert ["50.0 (" in row for row in rows] == [True, False]
+    assert "\N{MINUS SIGN}50.0 (" in rows[0]
+    assert rows[1].endswith("|  |")
+    with pytest.raises(DataError, match="--against: found 'eto'; allowed: sft, qlass"):
+        table(runs, resamples=500, confidence=0.95, against="eto")
+
+
 def test_runs_with_different_methods_are_refused() -> None:
     with pytest.raises(DataError, match="different methods: sft; qlass, sft"):
         table([{"sft": {"t": 1.0}}, {"sft": {"t": 1.0}, "qlass": {"t": 1.0}}], 10, 0.95)

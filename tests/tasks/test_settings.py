@@ -63,6 +63,17 @@ def _as_dict(value: Any) -> Any:
         ("evaluate.seeds", [], "evaluate.seeds: found [] (list); allowed: a list with at least one entry"),
         ("evaluate.seeds", [1, 1], "evaluate.seeds: found [1, 1] (list); allowed: a list that names each entry once"),
         ("evaluate.seeds", [0, -1], "evaluate.seeds[1]: found -1"),
+        ("evaluate.adaptive.prior", -0.1, "evaluate.adaptive.prior: found -0.1 (a number); allowed: a number >= 0"),
+        (
+            "evaluate.adaptive",
+            None,
+            "evaluate.adaptive: found null; allowed: a mapping with the keys prior, max_redraws",
+        ),
+        (
+            "run.searches",
+            ["beam"],
+            "run.searches[0]: found 'beam' (text); allowed: best_of_n | qlass | qlass_adaptive",
+        ),
         ("run.envs", ["moon"], "run.envs[0]: found 'moon'; allowed: alfworld, corridor; choose one of these or add"),
         ("run.policies", ["qlass"], "run.policies[0]: found 'qlass' (text); allowed: base | sft; change it"),
         ("run.policies", "sft", "run.policies: found 'sft' (text); allowed: a list, each base | sft"),

@@ -2,7 +2,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
@@ -13,7 +13,9 @@ from qlass.errors import ReplayDivergence
 from qlass.jsonl import read_json, read_records, write_records
 from qlass.labels import label_tree, read_labels
 from qlass.records import Cost, ExplorationTree, Node, Step, TaskSpec, Trajectory
-from tasks import demonstrate, expert, paths
+from qlass.search.methods import Adaptive
+from tasks import demonstrate, expert, paths, search, settings
+from tasks.rollouts import World
 
 Stage = Callable[..., tuple[int, str]]
 Params = Callable[[dict[str, Any]], None]
@@ -156,3 +158,17 @@ def test_the_label_stage_labels_every_node(project: Path, stage: Stage) -> None:
     assert read_labels(project / paths.labels("corridor")) == [*label_tree(tree, 0.9), *label_tree(flat, 0.9)]
     found = read_json(project / paths.metrics("label", "corridor"))
     assert (found["trees"], found["labels"], found["flat_trees"], found["solved_trees"]) == (2, 4, 1, 1)
+
+
+def test_every_search_has_its_settings(project: Path, params: Params) -> None:
+    adds = {"prior": 0.25, "max_redraws": 3, "redraw_below": 0.75, "redraw_temperature": 1.5}
+    params({"evaluate.adaptive": adds, "evaluate.proposals": 5, "evaluate.rollouts": 6})
+    given = settings.load_all()
+    world, folder = World("corridor", OPTIONS, 12), Path("policy")
+    (searches, *_) = get_args(get_type_hints(settings.Run, include_extras=False)["searches"])
+    kept = {name: search.prepare(given, world, name, folder, folder).play.keywords for name in get_args(searches)}
+    assert kept == {
+        "best_of_n": {"rollouts": 6},
+        "qlass": {"proposals": 5},
+        "qlass_adaptive": {"proposals": 5, "adaptive": Adaptive(**adds)},
+    }
