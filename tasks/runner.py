@@ -18,7 +18,7 @@ from typing import Any
 
 from qlass.errors import QlassError
 from qlass.jsonl import read_json
-from tasks import dvcfiles, environment, resume, settings, tracking
+from tasks import disk, dvcfiles, environment, resume, settings, tracking
 
 logger = logging.getLogger(__name__)
 
@@ -62,11 +62,14 @@ def run(stage: str, main: Callable[[Job], None], arguments: Sequence[str] | None
         scope = settings.load(cell)
         with tracked(cell, scope) as tracker:
             main(Job(cell, scope, tracker))
-    except QlassError as error:
-        return report(error)
     except KeyboardInterrupt:
         logger.error("error=interrupted exit_code=130")
         return 130
+    except Exception as error:
+        named = disk.full(error) or error
+        if not isinstance(named, QlassError):
+            raise
+        return report(named)
     return 0
 
 

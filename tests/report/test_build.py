@@ -85,7 +85,7 @@ def test_csv_json_and_markdown_agree(built):
         assert summary["metrics"]["alfworld"][row["split"]][row["method"]]["mean_reward"] == row["mean_reward"]
     markdown = (built.out / "results.md").read_text()
     last = summary["rows"][-1]
-    assert f"| pooled | QLASS | {last['mean_reward']:.1f} (" in markdown
+    assert f"| pooled | QLASS (adaptive) | {last['mean_reward']:.1f} (" in markdown
     assert "82.8" in markdown
     assert "(interval over tasks 55.0 to 64.0)" in page(built)
 

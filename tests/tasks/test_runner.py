@@ -2,6 +2,7 @@ import importlib.util
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks import tracking
+from qlass.errors import DataError, QlassError
+from tasks import disk, tracking
 
 STAGE = """
 import time
@@ -29,6 +31,8 @@ def main(job: Job) -> None:
             raise DataError("data/x.jsonl:3: broken; make it again")
         if mode == "bug":
             raise ZeroDivisionError("oops")
+        if mode == "full":
+            Path("/dev/full").write_text("x")
         if mode == "undeclared":
             job.settings.base.seed
     write_json(Path(f"data/probe/{mode}/metrics.json"), {"gamma": job.settings.label.gamma, "inner": {"a b": 1}})
@@ -39,7 +43,7 @@ if __name__ == "__main__":
 """
 ENTRY = """
   probe:
-    matrix: {mode: [good, slow, data, bug, undeclared]}
+    matrix: {mode: [good, slow, data, bug, full, undeclared]}
     cmd: python -m tasks.probe ${item.mode}
     deps: [tasks/probe.py]
     params: [label.gamma]
@@ -115,6 +119,42 @@ def test_a_bug_shows_its_traceback(project: Path, stage: Stage) -> None:
     with pytest.raises(ZeroDivisionError, match="oops"):
         stage("probe", "bug")
     assert the_run(project).info.status == "FAILED"
+
+
+def test_a_full_disk_is_named(project: Path, stage: Stage) -> None:
+    add_probe(project)
+    code, log = stage("probe", "full")
+    assert code == 8
+    assert re.search(rf"error=StorageError exit_code=8\n{project}: no space left on the disk \([\d,]+ MiB free\)", log)
+    assert "[Errno 28] No space left on device; what was finished is kept" in log
+    assert "Traceback" not in log
+    assert the_run(project).info.status == "FAILED"
+
+
+@pytest.mark.parametrize(
+    ("error", "free", "named"),
+    [
+        (
+            RuntimeError("[enforce fail] . unexpected pos 576 vs 534"),
+            4096,
+            True,
+        ),  # torch.save; says nothing about the disk
+        (RuntimeError("[enforce fail] . unexpected pos 576 vs 534"), 1 << 30, False),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), 1 << 30, True),  # safetensors, file removed
+        (sqlite3.OperationalError("database or disk is full"), 1 << 30, True),
+        (QlassError("2 ranks failed: No space left on device"), 1 << 30, True),  # a rank's error, told by its parent
+        (DataError("data/x.jsonl:3: broken"), 4096, False),  # has its name and its place already
+    ],
+)
+def test_what_a_full_disk_looks_like(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, free: int, named: bool
+) -> None:
+    monkeypatch.setattr(disk, "_free", lambda folder: free)
+    found = disk.full(error)
+    assert (found is not None) == named
+    if found:
+        assert str(error) in str(found)
+        assert f"({free >> 20:,} MiB free)" in str(found)
 
 
 def test_an_undeclared_setting_is_refused(project: Path, stage: Stage) -> None:
