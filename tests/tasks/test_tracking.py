@@ -1,5 +1,7 @@
 import socket
+import sqlite3
 import subprocess
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -108,6 +110,19 @@ def test_what_mlflow_refuses_is_a_warning_and_the_run_is_closed(
     tracker.finish()
     assert len([record for record in caplog.records if "tracking=down" in record.message]) == 1
     assert tracking.connect(project).get_run(str(tracker.run_id)).info.status == "FINISHED"
+
+
+def test_a_broken_store_is_one_warning(
+    project: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A full disk, say; MLflow alone would also log the traceback of each attempt."""
+    tracker = tracking.open_run("sft@corridor", "qlass")
+    with closing(sqlite3.connect(project / "mlflow.db")) as store:
+        store.execute("DROP TABLE latest_metrics")
+    tracker.metrics({"loss": 1.0})
+    tracker.finish()
+    assert len([record for record in caplog.records if "tracking=down" in record.message]) == 1
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_registering_is_strict(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
