@@ -1,7 +1,7 @@
 # Every target is one documented command in the environment of .venv; `make` alone lists them. Linux, Python 3.11 or 3.12.
 # Own indexes or wheels: pip's settings are used as they are. More extras: `make setup EXTRAS=alfworld,dev,sciworld`.
 .DEFAULT_GOAL := help
-.PHONY: help setup run smoke flow ui test test-all lint format clean
+.PHONY: help setup run smoke flow ui bench test test-all lint format clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || echo python3)
 EXTRAS ?= alfworld,dev
@@ -39,6 +39,9 @@ flow: setup  ## the same pipeline under Prefect (its own temporary server unless
 
 ui: setup  ## MLflow's pages about all runs, at http://127.0.0.1:5000
 	mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" --host 127.0.0.1 $(ARGS)
+
+bench: setup  ## speed against other ways to do the same work, as ratios; writes benchmarks/results/<date>.json
+	python -m benchmarks $(ARGS)
 
 test: setup  ## all tests but the slow ones
 	python -m pytest -m "not slow" $(ARGS)

@@ -129,7 +129,7 @@ def measure(
     return Cost(_mean(loads), _mean(first), _mean(later or first)), answers
 
 
-def _forget() -> None:
+def forget() -> None:
     """Forget the games that the native engine has read in this process."""
     shared_game.cache_clear()
 
@@ -156,7 +156,7 @@ def main() -> None:
         games = [load_game(spec.key, {}) for spec in islice(panels({}, "train", 0), arguments.games)]
         rng = random.Random(0)
         plans = [draw_episodes(game, rng, arguments.episodes, arguments.steps) for game in games]
-        _forget()
+        forget()
         translated = GameStore(Path(folder))
         for game in games:
             translated.get(game)  # once per problem and disk, as every user of the engine `textworld` has it
@@ -166,7 +166,7 @@ def main() -> None:
             rows[name], answers = measure(make, games, plans)
             if answers != expected:
                 raise SystemExit(f"{name} and stock differ")
-            _forget()
+            forget()
             rows[f"{name}, nothing listed"], _ = measure(make, games, plans, listed=False)
     print(f"{arguments.games} games, {len(expected)} steps, all answers equal; load average {os.getloadavg()[0]:.1f}")
     print(f"{'CPU time':<28}  {'load, reset':>12}  {'step, first episode':>36}  {'step, later episodes':>36}")

@@ -1,0 +1,53 @@
+"""All benchmarks, one after another in one process: `python -m benchmarks` (or `make bench`).
+
+Writes benchmarks/results/<date>.json and prints a table; `--only rollout,training` runs some of them, and writes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+
+from benchmarks.rows import Row
+
+PARTS = ("environment", "training", "rollout", "limits")
+RESULTS = Path(__file__).parent / "results"
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Return the rows as a Markdown table."""
+    lines = ["| benchmark | ratio | ours | other | unit | how |", "|---|---:|---:|---:|---|---|"]
+    for row in rows:
+        lines.append(
+            f"| `{row.name}` | {row.ratio:,.2f} | {row.ours:,.1f} | {row.other:,.1f} | {row.unit} | {row.how} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--only", metavar="PART,...", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
+    chosen = parser.parse_args().only.split(",")
+    if unknown := sorted(set(chosen) - set(PARTS)):
+        parser.error(f"--only: found {', '.join(unknown)}; allowed: {', '.join(PARTS)}")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: CPU seconds of one thread
+    before = os.getloadavg()[0]
+    rows: list[Row] = [row for part in chosen for row in import_module(f"benchmarks.{part}").rows()]
+    print(table(rows))
+    print(f"load average {before:.1f} at the start, {os.getloadavg()[0]:.1f} at the end")
+    if set(chosen) == set(PARTS):
+        RESULTS.mkdir(exist_ok=True)
+        path = RESULTS / f"{datetime.datetime.now(datetime.UTC).date()}.json"
+        path.write_text(json.dumps({"load_average": before, "rows": [asdict(row) for row in rows]}, indent=2) + "\n")
+        print(f"written: {path}")
+
+
+if __name__ == "__main__":
+    main()
