@@ -21,6 +21,7 @@ from typing import Any, cast
 import torch
 
 from benchmarks.rows import Row, cpu_seconds
+from benchmarks.training import CPU, LONGEST, MAX_STEPS, MODEL, OPTIONS
 from qlass.envs import get_definition, make_env
 from qlass.policies.base import Propose, Score
 from qlass.policies.load import LocalSettings, local_policy, local_qnet
@@ -32,11 +33,9 @@ from qlass.seeds import derive_seed
 from qlass.training.models import load_model, load_policy
 from tasks.demonstrate import play
 
-MODEL = Path("models/reader-3m")
 REPLIES = 4
 TEMPERATURE = 0.7
 LONGEST_REPLY = 48
-LONGEST = 2560
 RELEASED_LENGTH = 4096
 
 Turn = list[History]
@@ -45,10 +44,10 @@ Turn = list[History]
 
 def recorded_turns(tasks: int, turns: int) -> list[Turn]:
     """Return the histories of expert episodes in generated ALFWorld games, turn by turn."""
-    definition, options = get_definition("alfworld"), {"data": None, "engine": "native", "wording": "move"}
-    env = make_env(definition, options, 30)
+    definition = get_definition("alfworld")
+    env = make_env(definition, OPTIONS, MAX_STEPS)
     episodes = []
-    for spec in definition.panels(options, "train", 0):
+    for spec in definition.panels(OPTIONS, "train", 0):
         episode = play(env, definition, spec, seed=0, thoughts=True)
         if len(episode.steps) >= turns:
             episodes.append(episode)
@@ -134,7 +133,7 @@ def rows(tasks: int = 8, turns: int = 6, rounds: int = 3) -> list[Row]:
         torch.manual_seed(0)
         qnet_dir = Path(folder) / "qnet"
         save_qnet(QNet(cast("Any", load_model(MODEL)).model), qnet_dir, MODEL)
-        policy, tokenizer = load_policy(MODEL, device=torch.device("cpu"))
+        policy, tokenizer = load_policy(MODEL, device=CPU)
         plain = Plain(policy, load_qnet(qnet_dir)[0], tokenizer, load_chat_format("qlass", tokenizer))
         for _ in range(rounds):
             fresh = local_policy(MODEL, how, normalise), local_qnet(qnet_dir, how)  # nothing is cached yet
