@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from benchmarks import __main__ as program
-from benchmarks import environment, limits, rollout, rows, training
+from benchmarks import environment, limits, rollout, rows, threads, training
 
 SMALLEST: dict[str, tuple[Any, dict[str, int], set[str]]] = {
     "environment": (
@@ -24,6 +24,7 @@ SMALLEST: dict[str, tuple[Any, dict[str, int], set[str]]] = {
         {"rollout_vs_naive", "rollout_vs_released", "rollout_vs_hf_generate_batch"},
     ),
     "limits": (limits, {"trajectories": 1, "rounds": 1}, {"vs_limit (encoding)", "vs_limit (training)"}),
+    "threads": (threads, {"trajectories": 2, "rounds": 1}, {"two_threads_beside_neighbour"}),
 }  # fmt: skip
 
 
