@@ -91,10 +91,8 @@ def rows(games: int = 4, episodes: int = 2, steps: int = 20, branches: int = 4) 
                 if answers_here != expected_here:
                     raise SystemExit(f"{name}: branching and replay differ")
                 seconds[name] += spent
-    count, how = (
-        games * branches,
-        f"{games} games, {branches} actions each after {steps // 2} steps; stock: reset, replay, act",
-    )
+    count = games * branches
+    how = f"{games} games, {branches} actions each after {steps // 2} steps; stock: reset, replay, act"
     unit = "branches per CPU second"
     return found + [
         Row.of(f"alfworld_branch_vs_replay ({name})", count / seconds[name], count / seconds["stock"], unit, how)

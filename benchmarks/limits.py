@@ -14,13 +14,10 @@ from typing import Any, cast
 import torch
 
 from benchmarks.rows import Row, cpu_seconds
-from benchmarks.training import CPU, LONGEST, MODEL, Data, one_pass
+from benchmarks.training import LONGEST, MODEL, Data, one_pass, sft_module
 from qlass.policies.llama import LlamaTrunk
-from qlass.prompts import history_of, load_chat_format
-from qlass.training.models import load_checked_tokenizer, load_model
-from qlass.training.objective import LanguageLoss
-from qlass.training.precision import pick_precision
-from qlass.training.sft import sft_row
+from qlass.prompts import history_of
+from qlass.training.models import load_model
 
 SIDE = 512
 PRODUCTS = 200
@@ -40,15 +37,14 @@ def product_rate(dtype: torch.dtype) -> float:
 
 def rows(trajectories: int = 24, rounds: int = 3) -> list[Row]:
     """Measure encoding and training."""
-    data, chat = Data(0, trajectories), load_chat_format("qlass", load_checked_tokenizer(MODEL))
-    model: Any = load_model(MODEL)
-    weights = sum(value.numel() for layer in model.model.layers for value in layer.parameters())
-    precision = pick_precision("auto", CPU)
+    data, module = Data(0, trajectories), sft_module()
+    layers: Any = module.model.model.layers
+    weights = sum(value.numel() for layer in layers for value in layer.parameters())
+    precision = module.precision
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     limit = product_rate(dtype)
-    instruction = data.definition.instruction
     prompts = [
-        chat.prompt(history_of(instruction, one.observation, one.steps), LONGEST)
+        data.chat.prompt(history_of(data.definition.instruction, one.observation, one.steps), LONGEST)
         for one in data.trajectories
         if one.steps
     ]
@@ -56,8 +52,7 @@ def rows(trajectories: int = 24, rounds: int = 3) -> list[Row]:
     for _ in range(rounds):
         trunk = LlamaTrunk(cast("Any", load_model(MODEL)).model, dtype=dtype, cache_bytes=0)
         encoding.append(cpu_seconds(lambda: [trunk.prefill([prompt]) for prompt in prompts]))  # noqa: B023
-    module = LanguageLoss(model.train(), precision)
-    trained = [sft_row(one, instruction, chat, LONGEST) for one in data.trajectories if one.steps]
+    trained = data.sft_rows()
     training = min(cpu_seconds(lambda: one_pass(module, trained)) for _ in range(rounds))
     encoded, learnt = sum(len(prompt.ids) for prompt in prompts), sum(len(row.ids) for row in trained)
     unit = "billion operations per CPU second"

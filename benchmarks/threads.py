@@ -20,16 +20,9 @@ from benchmarks.rows import Row
 
 def measure(trajectories: int, rounds: int) -> tuple[int, float]:
     """Return the tokens of a pass and the seconds of the fastest one, on as many threads as this process has."""
-    from benchmarks.training import CPU, LONGEST, MODEL, Data, one_pass
-    from qlass.prompts import load_chat_format
-    from qlass.training.models import load_checked_tokenizer, load_model
-    from qlass.training.objective import LanguageLoss
-    from qlass.training.precision import pick_precision
-    from qlass.training.sft import sft_row
+    from benchmarks.training import Data, one_pass, sft_module
 
-    data, chat = Data(0, trajectories), load_chat_format("qlass", load_checked_tokenizer(MODEL))
-    rows = [sft_row(one, data.definition.instruction, chat, LONGEST) for one in data.trajectories if one.steps]
-    module = LanguageLoss(load_model(MODEL).train(), pick_precision("auto", CPU))
+    rows, module = Data(0, trajectories).sft_rows(), sft_module()
     times = []
     for _ in range(rounds + 1):  # the first one warms up
         start = perf_counter()

@@ -70,6 +70,7 @@ class Data:
     def __init__(self, trees: int, trajectories: int) -> None:
         """Play the experts, and grow trees around the first of them."""
         self.definition: EnvDefinition = get_definition("alfworld")
+        self.chat: ChatFormat = load_chat_format("qlass", load_checked_tokenizer(MODEL))
         env = make_env(self.definition, OPTIONS, MAX_STEPS)
         specs = list(islice(self.definition.panels(OPTIONS, "train", 0), trajectories))
         self.trajectories: list[Trajectory] = [
@@ -80,12 +81,22 @@ class Data:
         ]
         env.close()
 
+    def sft_rows(self) -> list[TrainRow]:
+        """Return a row per trajectory, as SFT has them."""
+        instruction = self.definition.instruction
+        return [sft_row(one, instruction, self.chat, LONGEST) for one in self.trajectories if one.steps]
+
     def _tree(self, env: TextEnv, spec: Any, expert: Trajectory) -> ExplorationTree:
         budget = ExploreSettings(width=2, depth=3, expert_branch=True, max_redraws=0, max_nodes=120)
         sampling = Sampling(1.0, 0, "admissible")
         start = lambda given: explore(given, self.definition, spec, budget, sampling, expert)  # noqa: E731
         ((_, tree),) = drive([start], [env], RandomActions())
         return tree
+
+
+def sft_module() -> LanguageLoss:
+    """Return the model with the loss of SFT, ready to train."""
+    return LanguageLoss(load_model(MODEL).train(), pick_precision("auto", CPU))
 
 
 def node_rows(
@@ -119,12 +130,12 @@ def gradients(module: nn.Module, rows: Sequence[TrainRow]) -> torch.Tensor:
     return found
 
 
-def qnet_rows(data: Data, chat: ChatFormat, rounds: int) -> Row:
+def qnet_rows(data: Data, rounds: int) -> Row:
     """Compare path rows with node rows, after a check that both give the same gradients in fp32."""
     values = label_values([label for tree in data.trees for label in label_tree(tree, 0.9)], "q_norm")
-    how: dict[str, Any] = {"instruction": data.definition.instruction, "chat": chat, "max_length": LONGEST}
+    how: dict[str, Any] = {"instruction": data.definition.instruction, "chat": data.chat, "max_length": LONGEST}
     paths = [path.row for tree in data.trees for path in tree_rows(tree, values, **how)]
-    nodes = [row for tree in data.trees for row in node_rows(tree, values, data.definition.instruction, chat)]
+    nodes = [row for tree in data.trees for row in node_rows(tree, values, data.definition.instruction, data.chat)]
     torch.manual_seed(0)
     policy: Any = load_model(MODEL)
     qnet = QNet(policy.model).train()
@@ -149,12 +160,11 @@ def qnet_rows(data: Data, chat: ChatFormat, rounds: int) -> Row:
     )
 
 
-def sft_rows(data: Data, chat: ChatFormat, rounds: int) -> Row:
+def sft_passes(data: Data, rounds: int) -> Row:
     """Compare our SFT pass with the plain padded loop."""
-    rows = [sft_row(one, data.definition.instruction, chat, LONGEST) for one in data.trajectories if one.steps]
-    rows = [row for row in rows if len(row.ids) <= PADDED]
+    rows = [row for row in data.sft_rows() if len(row.ids) <= PADDED]
     tokens = sum(len(row.ids) for row in rows)
-    module = LanguageLoss(load_model(MODEL).train(), pick_precision("auto", CPU))
+    module = sft_module()
     plain: Any = load_model(MODEL).train()
     plain.set_attn_implementation("eager")
 
@@ -186,9 +196,9 @@ def sft_rows(data: Data, chat: ChatFormat, rounds: int) -> Row:
     )
 
 
-def deepspeed_rows(data: Data, chat: ChatFormat, settings: TrainSettings, rounds: int) -> Row:
+def deepspeed_steps(data: Data, settings: TrainSettings, rounds: int) -> Row:
     """Compare whole optimizer steps on the two backends."""
-    rows = [sft_row(one, data.definition.instruction, chat, LONGEST) for one in data.trajectories if one.steps]
+    rows = data.sft_rows()
     tokens = sum(len(row.ids) for row in rows)
     engines = [
         make_engine(
@@ -216,10 +226,9 @@ def deepspeed_rows(data: Data, chat: ChatFormat, settings: TrainSettings, rounds
 def rows(trees: int = 2, trajectories: int = 24, rounds: int = 3) -> list[Row]:
     """Measure all comparisons."""
     data = Data(trees, trajectories)
-    chat = load_chat_format("qlass", load_checked_tokenizer(MODEL))
     train = TrainSettings(epochs=1, batch_size=1, lr=1e-4, warmup_ratio=0.0, weight_decay=0.0, max_grad_norm=1.0)
     return [
-        qnet_rows(data, chat, rounds),
-        sft_rows(data, chat, rounds),
-        deepspeed_rows(data, chat, train, rounds),
+        qnet_rows(data, rounds),
+        sft_passes(data, rounds),
+        deepspeed_steps(data, train, rounds),
     ]

@@ -25,11 +25,10 @@ def full(error: Exception) -> StorageError | None:
     crowded = [folder for folder in (Path.cwd(), Path(tempfile.gettempdir())) if _free(folder) < _NOTHING]
     if not said and not crowded:
         return None
-    where = " and ".join(str(folder) for folder in crowded) or str(Path.cwd())
-    found = f"{_free(crowded[0] if crowded else Path.cwd()) >> 20:,} MiB free"
+    where = crowded or [Path.cwd()]
     return StorageError(
-        f"{where}: no space left on the disk ({found}) for what was to be written: {error}; what was finished is kept, in "
-        ".work/ and by DVC: make room and start again"
+        f"{' and '.join(map(str, where))}: no space left on the disk ({_free(where[0]) >> 20:,} MiB free) for what was to be "
+        f"written: {error}; what was finished is kept, in .work/ and by DVC: make room and start again"
     )
 
 

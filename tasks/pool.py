@@ -59,12 +59,12 @@ def table(runs: Sequence[Scores], resamples: int, confidence: float, against: st
     """Write a Markdown table: success in percent of each run, of all together, and the difference to one method.
 
     Raises:
-        DataError: the runs have different methods, or not that one.
+        DataError: the runs have different methods, or not that one (runs without SFT have no difference to it).
     """
     if len({frozenset(scores) for scores in runs}) != 1:
         raise DataError(f"the runs have different methods: {'; '.join(', '.join(sorted(scores)) for scores in runs)}")
     together = pooled(runs)
-    if against not in together:
+    if against not in together and against != BASELINE:
         raise DataError(f"--against: found {against!r}; allowed: {', '.join(sorted(together, key=method_order))}")
     numbered = [f"run {number}" for number in range(1, len(runs) + 1)]
     lines = [["method", *numbered, f"all, {confidence:.0%} interval", f"minus {method_name(against)}, paired"]]
@@ -73,7 +73,7 @@ def table(runs: Sequence[Scores], resamples: int, confidence: float, against: st
         values = list(together[method].values())
         mean = bootstrap_mean(values, resamples=resamples, confidence=confidence, seed=0)
         cells = [method, *each, f"{mean.mean:.1f} ({mean.low:.1f} to {mean.high:.1f})", ""]
-        if method != against:
+        if against in together and method != against:
             gap = paired_bootstrap(
                 together[method], together[against], resamples=resamples, confidence=confidence, seed=0
             )

@@ -50,6 +50,12 @@ def test_any_method_can_be_what_the_others_are_compared_with(tmp_path: Path) -> 
         table(runs, resamples=500, confidence=0.95, against="eto")
 
 
+def test_runs_without_sft_have_no_difference_to_it() -> None:
+    head, _, row = table([{"qlass": {"t": 100.0}}], resamples=10, confidence=0.95).splitlines()
+    assert head.endswith("| minus SFT, paired |")
+    assert row == "| qlass | 100.0 | 100.0 (100.0 to 100.0) |  |"
+
+
 def test_runs_with_different_methods_are_refused() -> None:
     with pytest.raises(DataError, match="different methods: sft; qlass, sft"):
         table([{"sft": {"t": 1.0}}, {"sft": {"t": 1.0}, "qlass": {"t": 1.0}}], 10, 0.95)
