@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 PREFILL_TOKENS = 2048
 """Query tokens that one prefill batch may hold, padding included: keeps the score matrix inside the CPU's caches."""
 
+PREFILL_QUERIES = 128
+"""Queries of a row whose scores are computed together: a block looks no further than its last query may."""
+
 SHARED_TOKENS = 32
 """A beginning that several prompts share is encoded first and once if it has this many new tokens."""
 
@@ -36,7 +39,7 @@ class Workspace:
     """The prefixes of one call, gathered side by side.
 
     Attributes:
-        keys, values: per layer (B, kv_heads, S, head_dim), left-aligned.
+        keys, values: per layer (B, kv_heads, S, head_dim), left-aligned; S is the longest length.
         lengths: (B,) cached tokens of each row.
     """
 
@@ -45,8 +48,11 @@ class Workspace:
     lengths: Tensor
 
     def select(self, rows: Tensor) -> Workspace:
-        """Keep some rows, in the given order."""
-        return Workspace([k[rows] for k in self.keys], [v[rows] for v in self.values], self.lengths[rows])
+        """Keep some rows, in the given order, no longer than the longest of them."""
+        lengths = self.lengths[rows]
+        end = int(lengths.max())
+        # Indexing copies: the products of a view of longer rows are several times slower.
+        return Workspace([k[rows, :, :end] for k in self.keys], [v[rows, :, :end] for v in self.values], lengths)
 
 
 class LlamaTrunk:
@@ -121,6 +127,7 @@ class LlamaTrunk:
         """Encode the new tokens of a few rows of similar size into the workspace; return their last hidden states."""
         news = [prompts[row].ids[starts[row] :] for row in rows]
         width, end = max(map(len, news)), max(len(prompts[row].ids) for row in rows)
+        furthest = max(starts[row] for row in rows)
         ids = torch.tensor([[*new, *[0] * (width - len(new))] for new in news], device=self.device)  # (B, T)
         begin = torch.tensor([starts[row] for row in rows], device=self.device)
         count = torch.tensor([len(new) for new in news], device=self.device)
@@ -128,6 +135,7 @@ class LlamaTrunk:
         ahead = torch.arange(end, device=self.device) > positions[..., None]  # (B, T, S): causal over the cache
         bias = _bias(ahead, self.dtype)[:, None, None]  # (B, 1, 1, T, S)
         real = torch.arange(width, device=self.device) < count[:, None]  # (B, T)
+        ends = torch.arange(len(rows), device=self.device), count - 1
         batch_index = torch.tensor(rows, device=self.device)[:, None].expand(-1, width)[real]
         place = positions[real]
         x = self.model.embed_tokens(ids)
@@ -137,14 +145,35 @@ class LlamaTrunk:
             space.keys[number][batch_index, :, place] = key[real]
             space.values[number][batch_index, :, place] = value[real]
             keys, values = space.keys[number][rows, :, :end], space.values[number][rows, :, :end]
-            grouped = _by_kv_head(query, self.kv_heads)  # (B, kv, g*T, D)
-            scores = grouped @ keys.transpose(-1, -2) * self.head_dim**-0.5
-            scores = scores.unflatten(2, (-1, width)).add_(bias)
-            weights = scores.softmax(-1)  # (B, kv, g, T, S); summed up in float32 inside
-            mixed = (weights.flatten(2, 3) @ values).unflatten(2, (-1, width))  # (B, kv, g, T, D)
-            x = layer.finish(x, mixed.permute(0, 3, 1, 2, 4).flatten(2))
-        hidden: Tensor = self.model.norm(x)
-        return hidden[torch.arange(len(rows), device=self.device), count - 1]
+            if number == len(self._fused) - 1:  # only the last token's state is wanted
+                query, x, bias = query[ends][:, None], x[ends][:, None], bias[ends[0], :, :, ends[1]][:, :, :, None]
+            x = layer.finish(x, self._over_cache(query, keys, values, bias, furthest))
+        hidden: Tensor = self.model.norm(x[:, 0])
+        return hidden
+
+    def _over_cache(self, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor, furthest: int) -> Tensor:
+        """Attend from new tokens to a cache that holds them already; return (B, T, heads*D).
+
+        Args:
+            query: (B, T, heads, D).
+            keys: (B, kv_heads, S, D).
+            values: (B, kv_heads, S, D).
+            bias: (B, 1, 1, T, S), added to the scores.
+            furthest: no query but the last block's looks further than this and its own number.
+        """
+        count, end = query.shape[1], keys.shape[2]
+        mixed = []
+        for first in range(0, count, PREFILL_QUERIES):
+            last = min(first + PREFILL_QUERIES, count)
+            reach = end if last == count else min(end, furthest + last)
+            rows = _by_kv_head(query[:, first:last], self.kv_heads)  # (B, kv, g*t, D)
+            # Copied where it is a view: products of strided bf16 tensors are several times slower on a CPU.
+            seen, read = keys[:, :, :reach].contiguous(), values[:, :, :reach].contiguous()
+            scores = (rows @ seen.transpose(-1, -2)).unflatten(2, (-1, last - first))  # (B, kv, g, t, S)
+            weights = scores.add_(bias[..., first:last, :reach]).softmax(-1).flatten(2, 3)  # summed in float32 inside
+            block = (weights @ read).unflatten(2, (-1, last - first))  # (B, kv, g, t, D)
+            mixed.append(block.permute(0, 3, 1, 2, 4).flatten(2))
+        return torch.cat(mixed, 1)
 
     def _remember(self, prompts: Sequence[Prompt], known: list[tuple[Slot | None, int]], space: Workspace) -> None:
         """Store each prompt up to its last message end, so that the next turn finds it."""
@@ -159,44 +188,47 @@ class LlamaTrunk:
             self.prefixes.put(prompt, torch.stack(layers))
 
     @torch.inference_mode()
-    def extend(self, space: Workspace, ids: Tensor, tail: Tail) -> Tensor:
+    def extend(self, space: Workspace, ids: Tensor, tail: Tail, read: Tensor | None = None) -> Tensor:
         """Run the next chunk of several replies to each prefix; the prefix is read once for all of them.
 
         Args:
             space: B prefixes.
             ids: (B, n, T) the next tokens of n replies to each.
             tail: what these replies have cached so far; grows by T.
+            read: (B*n,) the only position of each reply in this chunk whose state is wanted; None: all.
 
         Returns:
-            Hidden states (B, n, T, hidden).
+            Hidden states (B, n, T, hidden), or (B, n, 1, hidden) where `read` is given.
         """
         batch, width, count = ids.shape
         positions = space.lengths[:, None, None] + tail.length + torch.arange(count, device=self.device)  # (B, 1, T)
         x = self.model.embed_tokens(ids.flatten(0, 1))  # (B*n, T, hidden)
         positions = positions.expand(batch, width, count).flatten(0, 1)
         cos, sin = self.model.rotary_emb(x, position_ids=positions)
-        span = torch.arange(int(space.lengths.max()), device=self.device)
+        span = torch.arange(space.keys[0].shape[2], device=self.device)
         prefix_bias = _bias(span >= space.lengths[:, None], self.dtype)[:, None, None]  # (B, 1, 1, S)
         ahead = torch.ones(count, tail.length + count, dtype=torch.bool, device=self.device).triu(tail.length + 1)
         tail_bias = _bias(ahead, self.dtype)  # (T, tail)
         for number, layer in enumerate(self._fused):
             query, key, value = layer.project(x, cos, sin, self.heads, self.kv_heads, self.head_dim)
             tail_keys, tail_values = tail.append(number, key, value)
+            if read is not None and number == len(self._fused) - 1:
+                at = torch.arange(len(x), device=self.device), read
+                query, x, count = query[at][:, None], x[at][:, None], 1
+                tail_bias = tail_bias[read][:, None, None, None]  # (B*n, 1, 1, 1, tail)
             rows = _by_kv_head(query, self.kv_heads)  # (B*n, kv, g*T, D)
             shared = rows.unflatten(0, (batch, width)).transpose(1, 2).flatten(2, 3)  # (B, kv, n*g*T, D)
-            keys = space.keys[number][:, :, : span.numel()]
-            over_prefix = (shared @ keys.transpose(-1, -2)).add_(prefix_bias)
+            over_prefix = (shared @ space.keys[number].transpose(-1, -2)).add_(prefix_bias)
             over_tail = rows @ tail_keys.transpose(-1, -2)  # (B*n, kv, g*T, tail)
             over_tail = over_tail.unflatten(2, (-1, count)).add_(tail_bias).flatten(2, 3)
             over_tail = over_tail.unflatten(0, (batch, width)).transpose(1, 2).flatten(2, 3)
-            scores = torch.cat((over_prefix, over_tail), -1).mul_(self.head_dim**-0.5)
-            weights = scores.softmax(-1)
-            mixed = weights[..., : span.numel()] @ space.values[number][:, :, : span.numel()]
+            weights = torch.cat((over_prefix, over_tail), -1).softmax(-1)
+            mixed = weights[..., : span.numel()] @ space.values[number]
             own = weights[..., span.numel() :].unflatten(2, (width, -1)).transpose(1, 2).flatten(0, 1)
             mixed = mixed.unflatten(2, (width, -1)).transpose(1, 2).flatten(0, 1) + own @ tail_values
             mixed = mixed.unflatten(2, (-1, count)).permute(0, 3, 1, 2, 4).flatten(2)  # (B*n, T, heads*D)
             x = layer.finish(x, mixed)
-        tail.length += count
+        tail.length += ids.shape[2]
         states: Tensor = self.model.norm(x).unflatten(0, (batch, width))
         return states
 
@@ -238,11 +270,12 @@ class _FusedLayer:
     def project(
         self, x: Tensor, cos: Tensor, sin: Tensor, heads: int, kv_heads: int, head_dim: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return rotated queries (B, T, heads, D), rotated keys and values (B, T, kv_heads, D)."""
+        """Return rotated queries (B, T, heads, D), already divided by sqrt(D), rotated keys and values (B, T, kv_heads, D)."""
         joined = functional.linear(self.norm_in(x), self.qkv).unflatten(-1, (-1, head_dim))
-        query, key, value = joined.split((heads, kv_heads, kv_heads), dim=2)
+        both, value = joined.split((heads + kv_heads, kv_heads), dim=2)
         cos, sin = cos[:, :, None], sin[:, :, None]
-        return query * cos + _rotate_half(query) * sin, key * cos + _rotate_half(key) * sin, value
+        query, key = (both * cos + _rotate_half(both) * sin).split((heads, kv_heads), dim=2)
+        return query * head_dim**-0.5, key, value
 
     def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
         """Add attention's output and the feed-forward block to the residual stream."""

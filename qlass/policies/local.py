@@ -175,9 +175,8 @@ class LocalValueFunction:
         ]
         ids, real = _pad(replies, self._trunk.device)  # (B*n, T)
         tail = Tail(self._trunk, len(replies), ids.shape[1])
-        states = self._trunk.extend(space, ids.unflatten(0, (len(requests), width)), tail).flatten(0, 1)
-        last = states[torch.arange(len(replies), device=ids.device), real.sum(1).long() - 1]  # (B*n, hidden)
-        values = self._head(last.float()).unflatten(0, (len(requests), width)).tolist()
+        last = self._trunk.extend(space, ids.unflatten(0, (len(requests), width)), tail, real.sum(1).long() - 1)
+        values = self._head(last.flatten(0, 2).float()).unflatten(0, (len(requests), width)).tolist()
         return [tuple(row[: len(request.replies)]) for row, request in zip(values, requests, strict=True)]
 
 
