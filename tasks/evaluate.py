@@ -20,7 +20,7 @@ def main(job: Job) -> None:
     policy = paths.BASE_POLICY if method == "base" else paths.sft_policy(env)
     setup = Setup(
         World.of(env, getattr(job.settings.envs, env)),
-        Models.of(base, policy, None, given.max_new_tokens),
+        Models.of(job.settings, env, "base" if method == "base" else "sft", policy, None, given.max_new_tokens),
         method,
         partial(single, method=method),
         Sampling(0.0, base.seed, given.candidates),

@@ -38,7 +38,7 @@ def evaluate_champion(env: str, given: settings.Settings, root: Path) -> dict[st
     key = {
         "run": champion.run_id,
         "panel": panel.sha256,
-        "settings": repr((given.base, given.evaluate, given.envs[env])),
+        "settings": repr((given.base, given.engine, given.evaluate, given.envs[env])),
     }
     tags = {"kind": "champion", "env": env, "split": "dev", "model": champion.name, "version": champion.version}
     tracker = tracking.open_run(f"champion {env}", given.tracking.experiment, tags=tags, root=root)

@@ -91,7 +91,7 @@ def main(job: Job) -> None:
     name, given = job.cell.items["env"], job.settings.explore
     base = job.settings.base
     policy = paths.sft_policy(name)
-    models = Models.of(base, policy, None, given.max_new_tokens)
+    models = Models.of(job.settings, name, "sft", policy, None, given.max_new_tokens)
     setup = Setup(World.of(name, getattr(job.settings.envs, name)), models, given, base.seed)
     tasks = tasks_of(name, given.tasks)
     with job.work_folder() as folder:

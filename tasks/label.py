@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,34 +16,58 @@ from tasks.progress import Progress
 from tasks.runner import Job, run
 
 
+@dataclass(slots=True)
+class Summary:
+    """Counts and means of labels; trees are labelled one by one and none is kept."""
+
+    trees: int = 0
+    labels: int = 0
+    flat_trees: int = 0
+    solved_trees: int = 0
+    positive: int = 0
+    q: float = 0.0
+    q_norm: float = 0.0
+
+    def add(self, labels: list[QLabel]) -> None:
+        """Count the labels of one tree."""
+        self.trees += 1
+        self.labels += len(labels)
+        self.flat_trees += len({label.q for label in labels}) <= 1
+        self.solved_trees += any(label.reward > 0 for label in labels)
+        self.positive += sum(label.q > 0 for label in labels)
+        self.q += sum(label.q for label in labels)
+        self.q_norm += sum(label.q_norm for label in labels)
+
+    def metrics(self) -> dict[str, Any]:
+        """Return the numbers; a tree is flat when all its labels are equal (it cannot teach a preference)."""
+        return {
+            "trees": self.trees,
+            "labels": self.labels,
+            "labels_per_tree": self.labels / self.trees,
+            "flat_trees": self.flat_trees,
+            "solved_trees": self.solved_trees,
+            "mean_q": self.q / self.labels,
+            "mean_q_norm": self.q_norm / self.labels,
+            "positive_share": self.positive / self.labels,
+        }
+
+
 def main(job: Job) -> None:
     """Write the table of labels and what it consists of."""
     env, gamma = job.cell.items["env"], job.settings.label.gamma
-    progress = Progress(f"label/{env}", None)
-    labelled: list[list[QLabel]] = []
-    for tree in iter_records(paths.trees(env), ExplorationTree):
-        labelled.append(label_tree(tree, gamma))
-        progress.update(len(labelled), labels=len(labelled[-1]))
-    rows = [label for labels in labelled for label in labels]
-    if not rows:
-        raise DataError(f"{paths.trees(env)}: no node to label; explore more tasks or fix the policy")
-    labels_to_parquet(paths.labels(env), rows)
-    write_json(paths.metrics("label", env), summary(labelled))
+    progress, summary = Progress(f"label/{env}", None), Summary()
 
+    def labels() -> Iterator[QLabel]:
+        for tree in iter_records(paths.trees(env), ExplorationTree):
+            found = label_tree(tree, gamma)
+            summary.add(found)
+            progress.update(summary.trees, labels=len(found))
+            yield from found
+        if not summary.labels:
+            raise DataError(f"{paths.trees(env)}: no node to label; explore more tasks or fix the policy")
 
-def summary(labelled: Sequence[Sequence[QLabel]]) -> dict[str, Any]:
-    """Return counts and means; a tree is flat when all its labels are equal (it cannot teach a preference)."""
-    rows = [label for labels in labelled for label in labels]
-    return {
-        "trees": len(labelled),
-        "labels": len(rows),
-        "labels_per_tree": len(rows) / len(labelled),
-        "flat_trees": sum(len({label.q for label in labels}) <= 1 for labels in labelled),
-        "solved_trees": sum(max((label.reward for label in labels), default=0.0) > 0 for labels in labelled),
-        "mean_q": sum(label.q for label in rows) / len(rows),
-        "mean_q_norm": sum(label.q_norm for label in rows) / len(rows),
-        "positive_share": sum(label.q > 0 for label in rows) / len(rows),
-    }
+    labels_to_parquet(paths.labels(env), labels())
+    write_json(paths.metrics("label", env), summary.metrics())
 
 
 if __name__ == "__main__":

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from qlass.envs import get_definition, make_env
 from qlass.envs.base import EnvDefinition, TextEnv
-from tasks.settings import Base, Env
+from qlass.policies.base import Policy, ValueFunction
+from qlass.policies.server import ServerPolicy, ServerSettings
+from tasks.settings import Base, Engine, Env, Server
 
 if TYPE_CHECKING:
     from qlass.search.driver import Routine
@@ -26,6 +29,8 @@ class Models:
         max_length: tokens of prompt and reply together.
         max_new_tokens: tokens of one reply.
         device: auto, cpu or cuda.
+        engine: how they are run.
+        served: the server that runs the policy instead, None where this process does.
     """
 
     policy: Path
@@ -34,11 +39,35 @@ class Models:
     max_length: int
     max_new_tokens: int
     device: str
+    engine: Engine
+    served: ServerSettings | None
 
     @classmethod
-    def of(cls, base: Base, policy: Path, qnet: Path | None, max_new_tokens: int) -> Self:
-        """Take the rest from the section `base` of params.yaml."""
-        return cls(policy, qnet, base.chat_format, base.max_length, max_new_tokens, base.device)
+    def of(  # the policy's name and folder differ from stage to stage, the rest is said once in params.yaml
+        cls, given: Any, env: str, name: Literal["base", "sft"], policy: Path, qnet: Path | None, max_new_tokens: int
+    ) -> Self:
+        """Take the rest from `base` and `engine` of params.yaml.
+
+        Args:
+            given: all settings, or those of a stage.
+            env: the environment, which may be part of the name by which a server offers the policy.
+            name: of the policy, likewise.
+            policy: its folder.
+            qnet: folder of the QNet, or None.
+            max_new_tokens: tokens of one reply.
+        """
+        base: Base = given.base
+        engine: Engine = given.engine
+        served = None if engine.server is None else _served(engine.server, env, name, max_new_tokens)
+        return cls(policy, qnet, base.chat_format, base.max_length, max_new_tokens, base.device, engine, served)
+
+
+def _served(server: Server, env: str, name: str, max_new_tokens: int) -> ServerSettings:
+    """Fill in `{policy}` and `{env}` in the server's address and the model's name."""
+    values = asdict(server)
+    for key in ("base_url", "model"):
+        values[key] = values[key].replace("{policy}", name).replace("{env}", env)
+    return ServerSettings(**values, max_new_tokens=max_new_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +104,36 @@ class Player:
         self._engines: list[TextEnv] = []
 
     def play(self, starts: Iterable[Callable[[TextEnv], Routine[Any]]]) -> list[Any]:
-        """Drive the routines of a shard, all at once; return their results in the order of `starts`."""
-        from qlass.policies.load import LocalSettings, local_policy, local_qnet
+        """Drive the routines of a shard; return their results in the order of `starts`."""
         from qlass.search.driver import drive
 
-        routines, models = list(starts), self._models
-        while len(self._engines) < len(routines):
+        routines, engine = list(starts), self._models.engine
+        slots = min(len(routines), engine.slots or len(routines))
+        while len(self._engines) < slots:
             self._engines.append(make_env(self.definition, self._world.options, self._world.max_steps))
-        how = LocalSettings(models.chat_format, models.max_length, models.max_new_tokens, models.device)
-        policy = local_policy(models.policy, how, self.definition.normalise_action)
-        qnet = local_qnet(models.qnet, how) if models.qnet is not None else None
-        results = dict(drive(routines, self._engines[: len(routines)], policy, qnet))
+        with self._load() as (policy, qnet):
+            results = dict(drive(routines, self._engines[:slots], policy, qnet, overlap=engine.overlap))
         return [results[number] for number in range(len(routines))]
+
+    @contextmanager
+    def _load(self) -> Iterator[tuple[Policy, ValueFunction | None]]:
+        """Load the models, or connect to the server of the policy until the shard is done."""
+        from qlass.policies.load import LocalSettings, local_models, local_qnet, prompt_encoder
+
+        models, engine = self._models, self._models.engine
+        how = LocalSettings(
+            models.chat_format,
+            models.max_length,
+            models.max_new_tokens,
+            device=models.device,
+            cache_mb=engine.cache_mb,
+            precision=engine.precision,
+        )
+        normalise = self.definition.normalise_action
+        if models.served is None:
+            yield local_models(models.policy, models.qnet, how, normalise)
+            return
+        qnet = local_qnet(models.qnet, how) if models.qnet is not None else None
+        encode = prompt_encoder(models.policy, how) if models.served.api == "completions" else None
+        with closing(ServerPolicy(models.served, normalise, encode)) as policy:
+            yield policy, qnet

@@ -28,7 +28,7 @@ def prepare(given: Any, world: World, method: str, policy: Path, qnet: Path) -> 
         "qlass": partial(q_guided, proposals=evaluate.proposals),
         "qlass_adaptive": partial(q_guided, proposals=evaluate.proposals, adaptive=adaptive),
     }[method]
-    models = Models.of(base, policy, qnet, evaluate.max_new_tokens)
+    models = Models.of(given, world.env, "sft", policy, qnet, evaluate.max_new_tokens)
     return Setup(world, models, method, play, Sampling(evaluate.temperature, base.seed, evaluate.candidates))
 
 

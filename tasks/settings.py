@@ -58,6 +58,32 @@ class Base:
 
 
 @dataclass(frozen=True, slots=True)
+class Server:
+    """An OpenAI-compatible server that runs the policy; see `qlass.policies.server.ServerSettings`."""
+
+    base_url: str
+    model: str
+    api: Literal["completions", "chat"]
+    api_key_env: str
+    concurrency: Count
+    timeout_s: Positive
+    retries: Natural
+    request_per_seed: bool
+    logprobs: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """How the processes of explore, evaluate and search run models and environments."""
+
+    slots: Count | None
+    overlap: bool
+    cache_mb: Natural
+    precision: Precision
+    server: Server | None
+
+
+@dataclass(frozen=True, slots=True)
 class Panel:
     """Tasks per split."""
 
@@ -150,6 +176,7 @@ class Qnet(Training):
     """Stage qnet."""
 
     head_width: Count
+    trunk: Literal["own", "policy"]
     target: Literal["q_norm", "q"]
     supervise: Literal["action_end", "every_token"]
     tail: Natural | None
@@ -204,6 +231,7 @@ class Settings:
 
     run: Run
     base: Base
+    engine: Engine
     envs: dict[str, Env]
     expert: Expert
     sft: Sft

@@ -10,10 +10,11 @@ from typing import Any, Literal, cast
 import torch
 
 from qlass.policies.llama import LlamaTrunk
-from qlass.policies.local import LocalPolicy, LocalValueFunction
+from qlass.policies.local import LocalPolicy, LocalValueFunction, ReplyStates
 from qlass.prompts import load_chat_format
-from qlass.qnet.model import load_qnet
-from qlass.training.models import load_policy
+from qlass.qnet.model import load_qnet, load_value_head
+from qlass.records import History
+from qlass.training.models import load_checked_tokenizer, load_policy
 from qlass.training.precision import pick_device
 
 
@@ -38,42 +39,71 @@ class LocalSettings:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
 
 
-def local_policy(folder: Path, settings: LocalSettings, normalise: Callable[[str], str]) -> LocalPolicy:
-    """Load a policy folder (see `qlass.training.models`) as a LocalPolicy.
+def local_models(
+    policy: Path, qnet: Path | None, settings: LocalSettings, normalise: Callable[[str], str]
+) -> tuple[LocalPolicy, LocalValueFunction | None]:
+    """Load a policy folder and a QNet folder; they share one trunk where the QNet was trained on this policy's.
 
     Args:
-        folder: of the policy.
-        settings: how to run it.
+        policy: folder of the policy (see `qlass.training.models`).
+        qnet: folder of the QNet (see `qlass.qnet.model`); None where no values are asked for.
+        settings: how to run them.
         normalise: the environment's normal form of an action.
     """
     device = pick_device(settings.device)
-    model, tokenizer = load_policy(folder, device=device)
-    causal = cast("Any", model)
-    return LocalPolicy(
-        LlamaTrunk(causal.model, dtype=_dtype(device, settings.precision), cache_bytes=settings.cache_mb << 20),
-        causal.lm_head.weight,
-        load_chat_format(settings.chat_format, tokenizer),
+    model, tokenizer = load_policy(policy, device=device)
+    head = load_value_head(qnet, model.base_model) if qnet is not None else None
+    states = ReplyStates() if head is not None else None
+    trunk = _trunk(model.base_model, settings)
+    chat = load_chat_format(settings.chat_format, tokenizer)
+    actor = LocalPolicy(
+        trunk,
+        cast("Any", model).lm_head.weight,
+        chat,
         lambda ids: str(tokenizer.decode(ids)),
         normalise,
         max_length=settings.max_length,
         max_new_tokens=settings.max_new_tokens,
+        states=states,
     )
+    if head is None:
+        return actor, local_qnet(qnet, settings) if qnet is not None else None
+    limits = {"max_length": settings.max_length, "room": settings.max_new_tokens}
+    return actor, LocalValueFunction(trunk, head, chat, states=states, **limits)
+
+
+def local_policy(folder: Path, settings: LocalSettings, normalise: Callable[[str], str]) -> LocalPolicy:
+    """Load a policy alone; see `local_models`."""
+    return local_models(folder, None, settings, normalise)[0]
 
 
 def local_qnet(folder: Path, settings: LocalSettings) -> LocalValueFunction:
-    """Load a QNet folder as a LocalValueFunction."""
-    device = pick_device(settings.device)
-    qnet, tokenizer = load_qnet(folder)
-    qnet.to(device)
+    """Load a QNet folder as a LocalValueFunction with a trunk of its own."""
+    qnet, tokenizer = load_qnet(folder, device=pick_device(settings.device))
     return LocalValueFunction(
-        LlamaTrunk(
-            cast("Any", qnet.backbone), dtype=_dtype(device, settings.precision), cache_bytes=settings.cache_mb << 20
-        ),
+        _trunk(qnet.backbone, settings),
         qnet.values,
         load_chat_format(settings.chat_format, tokenizer),
         max_length=settings.max_length,
         room=settings.max_new_tokens,
     )
+
+
+def prompt_encoder(folder: Path, settings: LocalSettings) -> Callable[[History], tuple[int, ...]]:
+    """Return what turns a history into the token ids that `local_policy` would see, without loading weights.
+
+    Args:
+        folder: of the policy.
+        settings: how histories are written and cut.
+    """
+    chat = load_chat_format(settings.chat_format, load_checked_tokenizer(folder))
+    return lambda history: chat.prompt(history, settings.max_length - settings.max_new_tokens).ids
+
+
+def _trunk(model: torch.nn.Module, settings: LocalSettings) -> LlamaTrunk:
+    decoder = cast("Any", model)
+    dtype = _dtype(decoder.device, settings.precision)
+    return LlamaTrunk(decoder, dtype=dtype, cache_bytes=settings.cache_mb << 20)
 
 
 def _dtype(device: torch.device, precision: Literal["auto", "fp32", "bf16"]) -> torch.dtype:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -10,11 +13,30 @@ from torch import Tensor
 
 from qlass.policies.base import Propose, Proposed, Score
 from qlass.policies.llama import LlamaTrunk, Tail, Workspace
-from qlass.prompts import ChatFormat, parse_reply, render_reply
+from qlass.prompts import ChatFormat, Ids, Prompt, parse_reply, render_reply
 from qlass.records import Proposal
 
 COMPACT_EVERY = 8
 """Decoding steps between two looks for histories whose replies are all finished."""
+
+
+class ReplyStates:
+    """Hidden states at the last tokens of the replies drawn lately, for a value head that reads the policy's own trunk."""
+
+    def __init__(self, capacity: int = 4096) -> None:
+        """Keep the newest `capacity` states."""
+        self._capacity = capacity
+        self._states: OrderedDict[tuple[Ids, Ids], Tensor] = OrderedDict()
+
+    def put(self, prompt: Ids, reply: Ids, state: Tensor) -> None:
+        """Remember the state (hidden,) at the end of a reply, given without its end of turn."""
+        self._states[prompt, reply] = state
+        if len(self._states) > self._capacity:
+            self._states.popitem(last=False)
+
+    def get(self, prompt: Ids, reply: Ids) -> Tensor | None:
+        """Return what `put` remembered, or None."""
+        return self._states.get((prompt, reply))
 
 
 class LocalPolicy:
@@ -35,6 +57,7 @@ class LocalPolicy:
         *,
         max_length: int,
         max_new_tokens: int,
+        states: ReplyStates | None = None,
     ) -> None:
         """Hold the model's parts.
 
@@ -46,10 +69,11 @@ class LocalPolicy:
             normalise: the environment's normal form of an action.
             max_length: tokens of prompt and reply together.
             max_new_tokens: tokens of a reply, its end of turn included.
+            states: gets the state at the end of each drawn reply, where a value head reads them.
         """
         self._trunk, self._head, self._chat = trunk, head.detach().to(trunk.dtype), chat
         self._decode, self._normalise = decode, normalise
-        self._max_prompt, self._max_new = max_length - max_new_tokens, max_new_tokens
+        self._max_prompt, self._max_new, self._states = max_length - max_new_tokens, max_new_tokens, states
 
     def propose(self, requests: Sequence[Propose]) -> list[Proposed]:
         """Answer each request; see `Policy`. Requests with different numbers of seeds are decoded apart."""
@@ -69,51 +93,59 @@ class LocalPolicy:
         prompts = [self._chat.prompt(request.history, self._max_prompt) for request in requests]
         space, hidden, _ = self._trunk.prefill(prompts)
         rows = self._sample(space, hidden, [request.seeds for request in requests], temperature)
+        if self._states is not None:
+            for prompt, replies in zip(prompts, rows, strict=True):
+                for reply in replies:
+                    if reply.end is not None:
+                        self._states.put(prompt.ids, tuple(reply.ids[:-1]), reply.end)
         return [
-            Proposed(tuple(self._proposal(ids, logprob) for ids, logprob in replies), len(prompt.ids))
+            Proposed(tuple(map(self._proposal, replies)), len(prompt.ids))
             for prompt, replies in zip(prompts, rows, strict=True)
         ]
 
     @torch.inference_mode()
     def _sample(
         self, space: Workspace, hidden: Tensor, seeds: Sequence[tuple[int, ...]], temperature: float
-    ) -> list[list[tuple[list[int], float]]]:
-        """Decode n replies to each of B prefixes in lock step; return (ids, log probability) of each."""
+    ) -> list[list[_Reply]]:
+        """Decode n replies to each of B prefixes in lock step."""
         width = len(seeds[0])
         noise = torch.from_numpy(np.stack([_uniforms(seed, self._max_new) for row in seeds for seed in row]))
         noise = noise.to(self._trunk.device)  # (B*n, max_new)
+        states = hidden.repeat_interleave(width, 0)  # (B*n, hidden): where the next token is drawn
         logits = functional_logits(hidden, self._head).repeat_interleave(width, 0)  # (B*n, vocabulary)
         tail = Tail(self._trunk, len(seeds) * width, self._max_new)
-        replies: list[list[int]] = [[] for _ in range(len(seeds) * width)]
-        logprobs = [0.0] * len(replies)
+        replies = [_Reply() for _ in range(len(seeds) * width)]
         alive = torch.arange(len(replies), device=self._trunk.device)  # the reply that each row decodes
-        done = [False] * len(replies)
         for step in range(self._max_new):
             tokens = _draw(logits, temperature, noise[alive, step])
             chosen = logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0].tolist()
-            for reply, token, logprob in zip(alive.tolist(), tokens.tolist(), chosen, strict=True):
-                if not done[reply]:
-                    replies[reply].append(token)
-                    logprobs[reply] += logprob
-                    done[reply] = token == self._chat.stop
-            if all(done) or step == self._max_new - 1:
+            drawn = zip(alive.tolist(), tokens.tolist(), chosen, strict=True)
+            for row, (number, token, logprob) in enumerate(drawn):
+                reply = replies[number]
+                if not reply.done:
+                    reply.ids.append(token)
+                    reply.logprob += logprob
+                    reply.done = token == self._chat.stop
+                    if reply.done and step:  # an empty reply has no last token
+                        reply.end = states[row]
+            if all(reply.done for reply in replies) or step == self._max_new - 1:
                 break
             if step % COMPACT_EVERY == COMPACT_EVERY - 1:
-                running = torch.tensor([not done[reply] for reply in alive.tolist()]).unflatten(0, (-1, width)).any(1)
+                unfinished = torch.tensor([not replies[number].done for number in alive.tolist()])
+                running = unfinished.unflatten(0, (-1, width)).any(1)
                 if running.sum() <= 0.75 * len(running):
                     keep = running.nonzero()[:, 0].to(self._trunk.device)
                     inner = (keep[:, None] * width + torch.arange(width, device=keep.device)).flatten()
                     space, alive, tokens = space.select(keep), alive[inner], tokens[inner]
                     tail.select(inner)
-            states = self._trunk.extend(space, tokens.reshape(-1, width, 1), tail)
-            logits = functional_logits(states.flatten(0, 2), self._head)
-        pairs = list(zip(replies, logprobs, strict=True))
-        return [pairs[start : start + width] for start in range(0, len(pairs), width)]
+            states = self._trunk.extend(space, tokens.reshape(-1, width, 1), tail).flatten(0, 2)
+            logits = functional_logits(states, self._head)
+        return [replies[start : start + width] for start in range(0, len(replies), width)]
 
-    def _proposal(self, ids: list[int], logprob: float) -> Proposal:
-        text = self._decode(ids[:-1] if ids and ids[-1] == self._chat.stop else ids)
+    def _proposal(self, reply: _Reply) -> Proposal:
+        text = self._decode(reply.ids[:-1] if reply.done else reply.ids)
         thought, action, parsed = parse_reply(text)
-        return Proposal(text, thought, self._normalise(action), parsed, len(ids), logprob)
+        return Proposal(text, thought, self._normalise(action), parsed, len(reply.ids), reply.logprob)
 
     @torch.inference_mode()
     def _choose(self, request: Propose) -> Proposed:
@@ -144,40 +176,82 @@ class LocalPolicy:
         return [float(value) for value in (logprobs * real).sum(1)]
 
 
+@dataclass(slots=True)
+class _Reply:
+    """A reply while it is decoded.
+
+    Attributes:
+        ids: drawn so far, the end of turn included.
+        logprob: summed over them, at temperature 1.
+        done: the end of turn was drawn.
+        end: the hidden state at the last token before the end of turn.
+    """
+
+    ids: list[int] = field(default_factory=list)
+    logprob: float = 0.0
+    done: bool = False
+    end: Tensor | None = None
+
+
 class LocalValueFunction:
-    """A QNet on its own trunk: reads the value at the last token of each reply, all replies of a history in one pass."""
+    """A QNet: reads the value at the last token of each reply, all replies of a history in one pass.
+
+    On the policy's trunk it finds histories in the policy's cache, and of replies just drawn also the states to read: then
+    a score costs the value head alone.
+    """
 
     def __init__(
-        self, trunk: LlamaTrunk, head: Callable[[Tensor], Tensor], chat: ChatFormat, *, max_length: int, room: int
+        self,
+        trunk: LlamaTrunk,
+        head: Callable[[Tensor], Tensor],
+        chat: ChatFormat,
+        *,
+        max_length: int,
+        room: int,
+        states: ReplyStates | None = None,
     ) -> None:
         """Hold the model's parts.
 
         Args:
-            trunk: the QNet's backbone.
+            trunk: the QNet's backbone, or the policy's trunk itself.
             head: maps hidden states (N, hidden) to values (N,).
             chat: how messages become ids.
             max_length: tokens of prompt and reply together.
             room: tokens kept free for the reply, as the policy keeps them, so that both see the same history.
+            states: what the policy on the same trunk left at the ends of its replies; None on a trunk of its own.
         """
         self._trunk, self._head, self._chat, self._max_prompt = trunk, head, chat, max_length - room
+        self._states = states or ReplyStates(0)
 
     @torch.inference_mode()
     def score(self, requests: Sequence[Score]) -> list[tuple[float, ...]]:
         """Answer each request; see `ValueFunction`."""
         prompts = [self._chat.prompt(request.history, self._max_prompt) for request in requests]
-        space, _, _ = self._trunk.prefill(prompts)
-        width = max(len(request.replies) for request in requests)
-        stop = (self._chat.stop,)
-        replies = [
-            self._chat.reply(text) or stop
-            for request in requests
-            for text in (*request.replies, *[""] * (width - len(request.replies)))
+        replies = [[self._chat.reply(text) or (self._chat.stop,) for text in request.replies] for request in requests]
+        states = [
+            [self._states.get(prompt.ids, reply) for reply in row]
+            for prompt, row in zip(prompts, replies, strict=True)
         ]
-        ids, real = _pad(replies, self._trunk.device)  # (B*n, T)
-        tail = Tail(self._trunk, len(replies), ids.shape[1])
-        last = self._trunk.extend(space, ids.unflatten(0, (len(requests), width)), tail, real.sum(1).long() - 1)
-        values = self._head(last.flatten(0, 2).float()).unflatten(0, (len(requests), width)).tolist()
-        return [tuple(row[: len(request.replies)]) for row, request in zip(values, requests, strict=True)]
+        unread = [number for number, row in enumerate(states) if any(state is None for state in row)]
+        if unread:
+            read = self._read([prompts[number] for number in unread], [replies[number] for number in unread])
+            for number, row in zip(unread, read, strict=True):
+                states[number] = [
+                    known if known is not None else new for known, new in zip(states[number], row, strict=False)
+                ]
+        flat = torch.stack([state for row in states for state in row if state is not None])  # (N, hidden)
+        values = iter(self._head(flat.float()).tolist())
+        return [tuple(itertools.islice(values, len(row))) for row in replies]
+
+    def _read(self, prompts: Sequence[Prompt], replies: Sequence[Sequence[Ids]]) -> Tensor:
+        """Return the states (B, n, hidden) at the last tokens of the replies to each prompt; n is the largest number."""
+        space, _, _ = self._trunk.prefill(prompts)
+        width = max(map(len, replies))
+        padded = [reply for row in replies for reply in (*row, *[(self._chat.stop,)] * (width - len(row)))]
+        ids, real = _pad(padded, self._trunk.device)  # (B*n, T)
+        tail = Tail(self._trunk, len(padded), ids.shape[1])
+        ends = real.sum(1).long() - 1
+        return self._trunk.extend(space, ids.unflatten(0, (len(prompts), width)), tail, ends)[:, :, 0]
 
 
 def functional_logits(hidden: Tensor, head: Tensor) -> Tensor:

@@ -1,6 +1,8 @@
-"""A policy behind any server that speaks the OpenAI chat protocol: vLLM, SGLang, hosted APIs.
+"""A policy behind any server that speaks an OpenAI protocol: vLLM, SGLang, hosted APIs.
 
-The server renders the messages with the chat template of its model; nothing here needs a tokenizer or torch.
+With `api: completions` the prompt is sent as token ids, the very ones that the policy was trained on; the server must know
+the tokenizer's end of turn. With `api: chat` messages are sent, and the server renders them with the chat template of its
+model. Nothing here needs torch.
 """
 
 from __future__ import annotations
@@ -11,12 +13,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from qlass.errors import Busy, DataError, DependencyNotInstalled, SettingsError
 from qlass.policies.base import Propose, Proposed
 from qlass.prompts import parse_reply
-from qlass.records import Proposal
+from qlass.records import History, Proposal
 
 if TYPE_CHECKING:
     import httpx
@@ -41,6 +43,7 @@ class ServerSettings:
         timeout_s: seconds to wait for one answer, and for a connection.
         retries: how often a request is sent again after 408, 429, 5xx or a broken connection.
         backoff_s: seconds before the first of them; doubles each time, unless the server says when (`Retry-After`).
+        api: completions (token ids; vLLM, SGLang) or chat (messages; hosted APIs).
         request_per_seed: True: one request for each reply, so that a reply depends on its own seed only. False: one
             request with `n` replies, which is cheaper for the server; the replies then depend on the first seed and `n`.
         logprobs: ask for log probabilities; some hosted APIs refuse that.
@@ -56,6 +59,7 @@ class ServerSettings:
     timeout_s: float = 120.0
     retries: int = 6
     backoff_s: float = 0.5
+    api: Literal["completions", "chat"] = "chat"
     request_per_seed: bool = True
     logprobs: bool = True
     stop: tuple[str, ...] = ()
@@ -75,18 +79,27 @@ class ServerSettings:
 class ServerPolicy:
     """Proposes what the server's model replies. Close it at the end (`contextlib.closing`)."""
 
-    def __init__(self, settings: ServerSettings, normalise: Callable[[str], str]) -> None:
+    def __init__(
+        self,
+        settings: ServerSettings,
+        normalise: Callable[[str], str],
+        encode: Callable[[History], Sequence[int]] | None = None,
+    ) -> None:
         """Prepare the connections; the server is first asked by `propose`.
 
         Args:
             settings: where the server is and how it is asked.
             normalise: the environment's normal form of an action.
+            encode: history to token ids; needed with `api: completions`.
 
         Raises:
-            SettingsError: the URL is no URL, or the environment variable of the API key is not set.
+            SettingsError: the URL is no URL, no `encode` was given though it is needed, or the environment variable of the API key is not set.
             DependencyNotInstalled: httpx is missing.
         """
         httpx = _import_httpx()
+        if settings.api == "completions" and encode is None:
+            raise SettingsError("api: found 'completions' without a tokenizer; allowed: chat, or give `encode`")
+        self._encode = encode
         self._failures: tuple[type[Exception], ...] = (httpx.RequestError,)
         self._settings, self._normalise, self._key = settings, normalise, _api_key(settings.api_key_env)
         limits = httpx.Limits(max_connections=settings.concurrency, max_keepalive_connections=settings.concurrency)
@@ -138,13 +151,14 @@ class ServerPolicy:
             )
         body: dict[str, Any] = {
             "model": settings.model,
-            "messages": [{"role": message.role, "content": message.content} for message in request.history],
+            **self._prompt(request.history),
             "max_tokens": settings.max_new_tokens,
             "temperature": request.temperature,
             "top_p": 1.0,  # else a server may take another value from the model's generation_config.json
             "n": 1,
         }
-        body |= {"logprobs": True} if settings.logprobs else {}
+        if settings.logprobs:  # of the sampled token; the older protocol counts the alternatives
+            body["logprobs"] = True if settings.api == "chat" else 0
         body |= {"stop": list(settings.stop)} if settings.stop else {}
         body |= settings.extra
         seeds = [seed % (1 << 31) for seed in request.seeds]  # some servers keep seeds in 32 bits
@@ -154,13 +168,20 @@ class ServerPolicy:
             return [{**body, "seed": seed} for seed in seeds]
         return [{**body, "seed": seeds[0], "n": len(seeds)}]
 
+    def _prompt(self, history: History) -> dict[str, Any]:
+        """Return the fields of a request that say the history."""
+        if self._settings.api == "completions" and self._encode is not None:
+            return {"prompt": list(self._encode(history))}
+        return {"messages": [{"role": message.role, "content": message.content} for message in history]}
+
     def _ask(self, body: Mapping[str, Any]) -> httpx.Response:
         """Send one request, again where that may help."""
         settings, problem = self._settings, ""
+        path = "chat/completions" if settings.api == "chat" else "completions"
         for attempt in range(settings.retries + 1):
             pause = settings.backoff_s * 2**attempt
             try:
-                response: httpx.Response = self._client.post("chat/completions", json=body)
+                response: httpx.Response = self._client.post(path, json=body)
             except self._failures as error:
                 problem = f"{type(error).__name__}: {error}"
             else:
@@ -182,10 +203,11 @@ class ServerPolicy:
 
     def _read(self, response: httpx.Response, count: int) -> tuple[list[Proposal], int]:
         """Return the proposals of one answer, and the prompt's tokens."""
+        chat = self._settings.api == "chat"
         try:
             answer = response.json()
             choices = sorted(answer["choices"], key=lambda choice: int(choice.get("index", 0)))
-            texts = [choice["message"]["content"] or "" for choice in choices]
+            texts = [(choice["message"]["content"] if chat else choice["text"]) or "" for choice in choices]
             logprobs = [_logprobs(choice) for choice in choices]
             usage = answer.get("usage") or {}
             completion, prompt = int(usage.get("completion_tokens") or 0), int(usage.get("prompt_tokens") or 0)
@@ -207,7 +229,7 @@ class ServerPolicy:
 
     def _unexpected(self, found: str) -> DataError:
         return DataError(
-            f"{self._client.base_url}: not an answer of the OpenAI chat protocol: {found}; check base_url (it ends with "
+            f"{self._client.base_url}: not an answer of the OpenAI {self._settings.api} protocol: {found}; check base_url (it ends with "
             "the version, as in http://127.0.0.1:8000/v1)"
         )
 
@@ -237,8 +259,10 @@ def _retry_after(response: httpx.Response, otherwise: float) -> float:
 
 def _logprobs(choice: Mapping[str, Any]) -> list[float]:
     """Return the log probability of each token of a choice; empty where the server gives none."""
-    content = (choice.get("logprobs") or {}).get("content") or []
-    return [float(token["logprob"]) for token in content]
+    given = choice.get("logprobs") or {}
+    if "token_logprobs" in given:
+        return [float(value) for value in given["token_logprobs"] or ()]
+    return [float(token["logprob"]) for token in given.get("content") or ()]
 
 
 def _split_tokens(total: int, logprobs: Sequence[Sequence[float]]) -> list[int]:

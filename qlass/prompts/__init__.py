@@ -1,11 +1,12 @@
 """The only place where messages become text and tokens: for training, for acting and for scoring alike."""
 
-from qlass.prompts.chat import CHAT_FORMATS, ChatFormat, Prompt, TrainingRow, load_chat_format
+from qlass.prompts.chat import CHAT_FORMATS, ChatFormat, Ids, Prompt, TrainingRow, load_chat_format
 from qlass.prompts.replies import history_of, instruction_text, parse_reply, render_reply
 
 __all__ = [
     "CHAT_FORMATS",
     "ChatFormat",
+    "Ids",
     "Prompt",
     "TrainingRow",
     "history_of",

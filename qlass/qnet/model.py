@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -20,6 +20,7 @@ from qlass.training.models import (
     embedding_rows,
     from_pretrained,
     load_tokenizer,
+    weights_fingerprint,
 )
 from qlass.training.precision import autocast
 
@@ -27,28 +28,37 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
+class ValueHead(nn.Sequential):
+    """Linear(H, W) - ReLU - Linear(W, W) - ReLU - Linear(W, 1), always in fp32."""
+
+    def __init__(self, hidden: int, width: int) -> None:
+        """Draw the weights from torch's generator."""
+        super().__init__(nn.Linear(hidden, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Return Q-values (...) of hidden states (..., H)."""
+        # Under autocast too, the head computes in fp32: bf16 has steps of 0.004 near 1, which would tie siblings.
+        with torch.autocast(hidden.device.type, enabled=False):
+            return cast("Tensor", super().forward(hidden.float())).squeeze(-1)  # type: ignore[no-untyped-call]
+
+
 class QNet(nn.Module):
     """Maps the hidden state at the end of an action to its Q-value.
 
     Attributes:
         backbone: a decoder without its language-model head.
-        head: Linear(H, W) - ReLU - Linear(W, W) - ReLU - Linear(W, 1).
+        head: the ValueHead.
     """
 
     def __init__(self, backbone: PreTrainedModel, width: int = 1024) -> None:
         """Put a new head of `width` hidden units, drawn from torch's generator, on a trunk."""
         super().__init__()
-        hidden = int(backbone.config.hidden_size)
         self.backbone = backbone
-        self.head = nn.Sequential(
-            nn.Linear(hidden, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1)
-        )
+        self.head = ValueHead(int(backbone.config.hidden_size), width)
 
     def values(self, hidden: Tensor) -> Tensor:
         """Return Q-values (...) of hidden states (..., H) that the backbone gave at action ends."""
-        # Under autocast too, the head computes in fp32: bf16 has steps of 0.004 near 1, which would tie siblings.
-        with torch.autocast(hidden.device.type, enabled=False):
-            return cast("Tensor", self.head(hidden.float())).squeeze(-1)
+        return cast("Tensor", self.head(hidden))
 
     def states(self, ids: Tensor) -> Tensor:
         """Return the hidden states (B, T, H) of rows of ids (B, T) that are padded on the right only."""
@@ -96,13 +106,15 @@ class ValueLoss(nn.Module):
         return loss + self.observation_loss * (weight * entropies).sum()
 
 
-def save_qnet(qnet: QNet, folder: Path, tokenizer_from: Path) -> None:
+def save_qnet(qnet: QNet, folder: Path, tokenizer_from: Path, *, policy_trunk: bool = False) -> None:
     """Write a QNet folder (replacing an older one): backbone, value head and tokenizer; then open it again.
 
     Args:
         qnet: what to save.
         folder: gets config.json, model.safetensors, value_head.safetensors, value_head.json and the tokenizer files.
         tokenizer_from: the policy folder whose tokenizer it uses.
+        policy_trunk: the backbone is the policy's own, unchanged; it is saved all the same (the folder needs no other), and its
+            fingerprint is noted, by which `load_value_head` knows the policy that can share it.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -110,7 +122,10 @@ def save_qnet(qnet: QNet, folder: Path, tokenizer_from: Path) -> None:
     head = {name: value.detach().cpu().contiguous() for name, value in qnet.head.state_dict().items()}
     save_file(head, folder / "value_head.safetensors")
     first = cast("nn.Linear", qnet.head[0])
-    write_json(folder / "value_head.json", {"hidden_size": first.in_features, "width": first.out_features})
+    shape: dict[str, int | str] = {"hidden_size": first.in_features, "width": first.out_features}
+    if policy_trunk:
+        shape["policy_trunk"] = weights_fingerprint(qnet.backbone)
+    write_json(folder / "value_head.json", shape)
     copy_tokenizer(tokenizer_from, folder)
     check_saved(folder)
 
@@ -129,9 +144,7 @@ def load_qnet(
         DataError: the folder is not a QNet folder.
         ModelMismatch: head, backbone and tokenizer do not fit each other.
     """
-    if not (folder / "value_head.json").exists():
-        raise DataError(f"{folder}: not a QNet; expected value_head.json; run the stage `qnet`")
-    shape = read_json(folder / "value_head.json")
+    shape = _shape(folder)
     backbone = from_pretrained("AutoModel", str(folder), None, dtype)
     if shape["hidden_size"] != backbone.config.hidden_size:
         raise ModelMismatch(
@@ -139,10 +152,39 @@ def load_qnet(
             f"{backbone.config.hidden_size}; the files belong to different models"
         )
     qnet = QNet(backbone, shape["width"])
-    try:
-        qnet.head.load_state_dict(load_file(folder / "value_head.safetensors"))
-    except (OSError, RuntimeError) as error:
-        raise ModelMismatch(f"{folder}/value_head.safetensors: {error}") from error
+    _load_head(qnet.head, folder)
     tokenizer = load_tokenizer(folder)
     check_tokenizer(embedding_rows(backbone), tokenizer, str(folder))
     return qnet.to(device).eval(), tokenizer
+
+
+def load_value_head(folder: Path, policy_trunk: nn.Module) -> ValueHead | None:
+    """Load the value head of a QNet folder if it was trained on this very trunk (`qnet.trunk: policy`), else return None.
+
+    Args:
+        folder: what `save_qnet` wrote.
+        policy_trunk: the policy's decoder in the precision of its files, on any device; the head is put beside it.
+
+    Raises:
+        DataError: the folder is not a QNet folder.
+        ModelMismatch: the head's weights cannot be read.
+    """
+    shape = _shape(folder)
+    if shape.get("policy_trunk") != weights_fingerprint(policy_trunk):
+        return None
+    head = ValueHead(shape["hidden_size"], shape["width"])
+    _load_head(head, folder)
+    return head.to(next(policy_trunk.parameters()).device).eval()
+
+
+def _shape(folder: Path) -> dict[str, Any]:
+    if not (folder / "value_head.json").exists():
+        raise DataError(f"{folder}: not a QNet; expected value_head.json; run the stage `qnet`")
+    return cast("dict[str, Any]", read_json(folder / "value_head.json"))
+
+
+def _load_head(head: ValueHead, folder: Path) -> None:
+    try:
+        head.load_state_dict(load_file(folder / "value_head.safetensors"))
+    except (OSError, RuntimeError) as error:
+        raise ModelMismatch(f"{folder}/value_head.safetensors: {error}") from error

@@ -20,6 +20,8 @@ class QNetSettings:
     Attributes:
         train: what the QNet shares with SFT.
         head_width: hidden units of the value head.
+        trunk: own: the QNet is a model of its own that starts as the policy (the paper). policy: the policy's trunk stays as it
+            is and only the value head learns; Q-values then cost next to nothing when the policy's replies are drawn.
         target: q_norm or q; which Q-value is learnt where `label.q_type` is q.
         supervise: action_end (the paper) or every_token (the released code).
         tail: steps kept of a failed branch below its last choice; None keeps all; see `qlass.qnet.data.tree_rows`.
@@ -31,6 +33,7 @@ class QNetSettings:
 
     train: TrainSettings
     head_width: int = 1024
+    trunk: Literal["own", "policy"] = "own"
     target: Literal["q_norm", "q"] = "q_norm"
     supervise: Literal["action_end", "every_token"] = "action_end"
     tail: int | None = None
@@ -45,6 +48,7 @@ class QNetSettings:
             SettingsError: names the key, the value found and what is allowed.
         """
         check_whole("head_width", self.head_width, 1)
+        check_choice("trunk", self.trunk, ("own", "policy"))
         check_choice("target", self.target, ("q_norm", "q"))
         if self.tail is not None:
             check_whole("tail", self.tail, 0)
@@ -53,6 +57,11 @@ class QNetSettings:
             raise SettingsError(
                 f"observation_loss: found {self.observation_loss} with supervise {self.supervise!r}; allowed: 0, or any weight "
                 "with supervise 'action_end'"
+            )
+        if self.observation_loss and self.trunk == "policy":
+            raise SettingsError(
+                f"observation_loss: found {self.observation_loss} with trunk 'policy', where no weight could learn from it; "
+                "allowed: 0, or any weight with trunk 'own'"
             )
         if self.tasks is not None:
             check_whole("tasks", self.tasks, 1)
@@ -68,7 +77,16 @@ class QNetSettings:
         Raises:
             SettingsError: a key is missing or unknown, or a value is out of range; the message starts with `section`.
         """
-        own = {"head_width", "target", "supervise", "tail", "observation_loss", "tasks", "validation_fraction"}
+        own = {
+            "head_width",
+            "trunk",
+            "target",
+            "supervise",
+            "tail",
+            "observation_loss",
+            "tasks",
+            "validation_fraction",
+        }
         train = TrainSettings.from_params(section, {key: value for key, value in values.items() if key not in own})
         try:
             return cls(train=train, **{key: value for key, value in values.items() if key in own})

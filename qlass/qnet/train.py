@@ -115,10 +115,11 @@ def train_qnet(  # noqa: PLR0913  (named one by one, as the stage has them)
         precision,
         settings.head_width,
         settings.observation_loss,
+        settings.trunk == "policy",
     )
     trained = run_job(job, [path.row for path in rows], work_dir)
     qnet = cast("ValueLoss", trained.module).qnet
-    save_qnet(qnet, work_dir / "model", policy_dir)
+    save_qnet(qnet, work_dir / "model", policy_dir, policy_trunk=job.frozen_trunk)
     nodes = score_nodes(qnet, validation, rows_of(validation), values, pick_device(device), precision)
     replace_folder(work_dir / "model", out_dir)
     measured = qnet_metrics(
@@ -148,6 +149,7 @@ def build_module(job: Job) -> ValueLoss:
     """Build the QNet with its loss, ready to train; see `qlass.training.jobs`."""
     policy: Any = load_model(Path(job.policy_dir))
     choose_attention(policy.base_model, pick_device(job.device))
+    policy.base_model.requires_grad_(not job.frozen_trunk)
     lm_head = policy.get_output_embeddings() if job.observation_loss else None
     return ValueLoss(QNet(policy.base_model, job.head_width).train(), job.precision, lm_head, job.observation_loss)
 

@@ -2,14 +2,17 @@
 
 A routine (one tree, one evaluated episode) is a generator written as if it were alone: it yields a list of requests and
 is sent the list of answers. The driver keeps as many routines alive as there are environments, starts the next one as
-soon as one ends, executes environment steps at once, and answers all pending proposals, then all pending scores, in one
-call each.
+soon as one ends, executes environment steps at once (or beside the models, see `overlap`), and answers all pending
+proposals, then all pending scores, in one call each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 from qlass.envs.base import Info, Snapshot, TextEnv
@@ -62,11 +65,26 @@ class _Live:
     answers: list[Any] | None = None
 
 
+@dataclass(slots=True)
+class _Group:
+    """Routines that advance together, and the environments that none of them holds.
+
+    Attributes:
+        free: environments for the next routines.
+        running: each routine with what it will have reached: (ended, result).
+    """
+
+    free: list[TextEnv]
+    running: list[tuple[_Live, Callable[[], tuple[bool, Any]]]] = field(default_factory=list)
+
+
 def drive(
     starts: Iterable[Callable[[TextEnv], Routine[Result]]],
     envs: Sequence[TextEnv],
     policy: Policy,
     value: ValueFunction | None = None,
+    *,
+    overlap: bool = False,
 ) -> Iterator[tuple[int, Result]]:
     """Run routines to their ends, at most one per environment at a time.
 
@@ -75,30 +93,49 @@ def drive(
         envs: the environments; they decide how many routines are alive at once.
         policy: answers `Propose`.
         value: answers `Score`; may be None where no routine asks for scores.
+        overlap: the routines form two halves; while the models answer one half, a thread executes the environment steps of
+            the other. It pays where environments wait for something outside this process (a virtual machine, a server).
 
     Yields:
         (position in `starts`, result), in order of completion, which depends on nothing but the arguments.
     """
     queue = enumerate(starts)
-    free = list(reversed(envs))
-    live: list[_Live] = []
-    while True:
-        while free and (entry := next(queue, None)) is not None:
-            order, start = entry
-            env = free.pop()
-            live.append(_Live(order, start(env), env))
-        if not live:
-            return
-        waiting = []
-        for one in live:
-            ended, result = _run_to_model(one)
-            if ended:
-                free.append(one.env)
-                yield one.order, result
-            else:
-                waiting.append(one)
-        live = waiting
-        _answer(live, policy, value)
+    groups = (
+        [_Group(list(reversed(envs[half::2]))) for half in range(2)] if overlap else [_Group(list(reversed(envs)))]
+    )
+    with ThreadPoolExecutor(1, "qlass-environments") if overlap else nullcontext() as pool:
+        for group in groups:
+            _advance(group, [], queue, pool)
+        while any(group.running for group in groups):
+            for group in groups:
+                waiting = []
+                for one, reached in group.running:
+                    ended, result = reached()
+                    if ended:
+                        group.free.append(one.env)
+                        yield one.order, result
+                    else:
+                        waiting.append(one)
+                _answer(waiting, policy, value)
+                _advance(group, waiting, queue, pool)
+
+
+def _advance(
+    group: _Group,
+    answered: Sequence[_Live],
+    queue: Iterator[tuple[int, Callable[[TextEnv], Routine[Any]]]],
+    pool: Executor | None,
+) -> None:
+    """Start routines on the free environments, and let all routines run on: in the pool, or when they are asked for."""
+    live = list(answered)
+    while group.free and (entry := next(queue, None)) is not None:
+        order, start = entry
+        env = group.free.pop()
+        live.append(_Live(order, start(env), env))
+    group.running = [
+        (one, pool.submit(_run_to_model, one).result if pool is not None else partial(_run_to_model, one))
+        for one in live
+    ]
 
 
 def _run_to_model(one: _Live) -> tuple[bool, Any]:

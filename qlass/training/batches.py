@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 from qlass.seeds import derive_seed
 
 _SIMILAR = 0.9
 """A row joins a micro-batch only if it has this share of the longest row's tokens: more padding costs more than it gains."""
 
+Lengths: TypeAlias = Mapping[int, int] | Sequence[int]
+"""Tokens of a row by its number."""
 
 _WINDOW = 16
 """Batches whose rows are sorted by length before they are cut: few, so that nearly every pair of rows can meet."""
@@ -40,7 +43,7 @@ def epoch_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int
 
 
 def micro_batches(
-    batch: Sequence[int], lengths: Mapping[int, int], max_tokens: int, max_rows: int, rank: int, ranks: int
+    batch: Sequence[int], lengths: Lengths, max_tokens: int, max_rows: int, rank: int, ranks: int
 ) -> list[list[int]]:
     """Return this rank's micro-batches of one optimizer batch: rows of similar length, longest first.
 
@@ -61,7 +64,7 @@ def micro_batches(
     return shares[rank] + [[]] * (most - len(shares[rank]))
 
 
-def _chunks(ordered: Sequence[int], lengths: Mapping[int, int], max_tokens: int, max_rows: int) -> list[list[int]]:
+def _chunks(ordered: Sequence[int], lengths: Lengths, max_tokens: int, max_rows: int) -> list[list[int]]:
     """Cut rows, longest first, into micro-batches."""
     chunks: list[list[int]] = []
     for row in ordered:

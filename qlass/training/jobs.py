@@ -51,6 +51,7 @@ class Job:
         precision: fp32 or bf16.
         head_width: of the value head (qnet only).
         observation_loss: weight of the loss of predicting observations (qnet only).
+        frozen_trunk: only the value head learns (qnet only).
     """
 
     kind: Literal["sft", "qnet"]
@@ -61,6 +62,7 @@ class Job:
     precision: Literal["fp32", "bf16"]
     head_width: int = 0
     observation_loss: float = 0.0
+    frozen_trunk: bool = False
 
 
 @dataclass(frozen=True, slots=True)

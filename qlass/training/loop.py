@@ -91,7 +91,7 @@ def train(
         lr = learning_rate(step, total, settings.lr, settings.warmup_ratio)
         with torch.random.fork_rng(devices=[engine.device] if engine.device.type == "cuda" else []):
             torch.manual_seed(derive_seed(seed, "dropout", step, engine.rank))
-            _one_step(engine, rows, batches[index], lr, limits, state)
+            _one_step(engine, rows, batches[index], lr, lengths=lengths, limits=limits, state=state)
         state.step = step + 1
         if state.step % settings.log_every == 0 or state.step == total:
             _log(engine, state, lr, per_epoch, total)
@@ -101,11 +101,17 @@ def train(
 
 
 def _one_step(
-    engine: Engine, rows: Sequence[TrainRow], batch: list[int], lr: float, limits: MicroLimits, state: TrainState
+    engine: Engine,
+    rows: Sequence[TrainRow],
+    batch: list[int],
+    lr: float,
+    *,
+    lengths: Sequence[int],
+    limits: MicroLimits,
+    state: TrainState,
 ) -> None:
     """Run one optimizer step; the loss is normalised by the supervised weight of the whole batch, over all ranks."""
     weight = float(sum(rows[number].weights.sum() for number in batch))
-    lengths = {number: len(rows[number].ids) for number in batch}
     loss = torch.zeros((), device=engine.device)
     for chunk in micro_batches(batch, lengths, limits.tokens, limits.rows, engine.rank, engine.ranks):
         # A rank that has nothing left takes part with a row that weighs nothing.
@@ -119,7 +125,7 @@ def _one_step(
     engine.step(lr)
     state.loss += total
     state.weight += weight
-    state.tokens += sum(lengths.values())
+    state.tokens += sum(lengths[number] for number in batch)
 
 
 def _weightless(row: TrainRow) -> TrainRow:

@@ -8,6 +8,7 @@ A policy folder is one of
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import warnings
@@ -154,6 +155,19 @@ def check_tokenizer(rows: int, tokenizer: PreTrainedTokenizerBase, where: str) -
         )
     if tokenizer.eos_token_id is None:
         raise ModelMismatch(f"{where}: the tokenizer has no eos_token; set it in tokenizer_config.json")
+
+
+def weights_fingerprint(model: torch.nn.Module) -> str:
+    """Return a hash of names, shapes and some values of all weights; equal for models loaded from equal files.
+
+    The first and the last thousand values of each tensor are taken: training changes every tensor everywhere.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for name, value in sorted(model.state_dict().items()):
+        flat = value.detach().flatten()
+        ends = torch.cat((flat[:1000], flat[-1000:])).float().cpu().numpy()
+        digest.update(f"{name} {tuple(value.shape)} ".encode() + ends.tobytes())
+    return digest.hexdigest()
 
 
 def copy_tokenizer(source: Path, out: Path) -> None:
