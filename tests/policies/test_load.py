@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,11 +14,12 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from qlass.errors import DataError, ModelMismatch
 from qlass.policies.base import Propose, Score
 from qlass.policies.llama import LlamaTrunk
-from qlass.policies.load import LocalSettings, local_policy, local_qnet
-from qlass.policies.local import LocalPolicy
+from qlass.policies.load import LocalSettings, local_models, local_policy, local_qnet
+from qlass.policies.local import LocalPolicy, ReplyStates
 from qlass.prompts import load_chat_format
-from qlass.qnet.model import QNet, save_qnet
+from qlass.qnet.model import QNet, load_value_head, save_qnet
 from qlass.records import History, Message
+from qlass.training.models import load_model
 
 BuildModel = Callable[..., LlamaForCausalLM]
 
@@ -74,6 +76,104 @@ def test_a_loaded_qnet_scores_as_the_saved_one(
             row = chat.row((*history, Message("assistant", reply)), 300)
             expected = qnet(torch.tensor([row.ids]), torch.tensor([0]), torch.tensor([row.action_ends[-1]]))
             assert value == pytest.approx(float(expected), rel=1e-4, abs=1e-4)
+
+
+class Counting:
+    """Counts the tokens that a trunk encodes and the chunks that it extends."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.encoded = self.chunks = 0
+        prefill, extend = LlamaTrunk.prefill, LlamaTrunk.extend
+
+        def counted_prefill(trunk: LlamaTrunk, prompts: Any) -> Any:
+            found = prefill(trunk, prompts)
+            self.encoded += found[2]
+            return found
+
+        def counted_extend(trunk: LlamaTrunk, *arguments: Any) -> Any:
+            self.chunks += 1
+            return extend(trunk, *arguments)
+
+        monkeypatch.setattr(LlamaTrunk, "prefill", counted_prefill)
+        monkeypatch.setattr(LlamaTrunk, "extend", counted_extend)
+
+
+def shared_qnet(folder: Path) -> QNet:
+    """Save a QNet whose backbone is the policy's own trunk; return it."""
+    torch.manual_seed(7)
+    qnet = QNet(load_model(folder).base_model, width=8).eval().requires_grad_(False)
+    save_qnet(qnet, folder.parent / "qnet", folder, policy_trunk=True)
+    return qnet
+
+
+def test_a_value_head_on_the_policys_trunk(
+    folder: Path, histories: list[History], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same values as from a QNet with a trunk of its own; replies just drawn are not encoded again."""
+    shared_qnet(folder)
+    long = replace(SETTINGS, max_new_tokens=60)
+    separate = local_qnet(folder.parent / "qnet", long)
+    policy, shared = local_models(folder, folder.parent / "qnet", long, str)
+    assert shared is not None
+    count = Counting(monkeypatch)
+    encoded = []
+    for draw in range(10):
+        answers = policy.propose([Propose(history, (draw,), 0.8) for history in histories])
+        for history, answer in zip(histories, answers, strict=True):
+            request = Score(history, (answer.proposals[0].text,))
+            before = count.chunks
+            values = shared.score([request])[0]
+            encoded.append(count.chunks > before)
+            assert values == pytest.approx(separate.score([request])[0], rel=1e-4, abs=1e-5)
+    # A random model writes special tokens, which read back as words, or hits the limit: those replies are encoded.
+    assert 0.05 < encoded.count(False) / len(encoded) < 0.5
+
+
+def test_given_replies_on_the_policys_trunk(
+    folder: Path, histories: list[History], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Replies that the policy did not draw are read on its cached histories."""
+    shared_qnet(folder)
+    replies = ("Action: go east", "", "Thought: now\nAction: take key")
+    expected = local_qnet(folder.parent / "qnet", SETTINGS).score([Score(one, replies) for one in histories[:4]])
+    policy, shared = local_models(folder, folder.parent / "qnet", SETTINGS, str)
+    assert shared is not None
+    policy.propose([Propose(history, (0,), 0.0) for history in histories[:4]])
+    count = Counting(monkeypatch)
+    found = shared.score([Score(history, replies) for history in histories[:4]])
+    assert found == [pytest.approx(values, rel=1e-4, abs=1e-5) for values in expected]
+    assert count.encoded == 4  # the last token of each prompt: its state is not cached
+
+
+def test_a_head_of_another_policy_keeps_its_own_trunk(
+    folder: Path, build_model: BuildModel, tokenizer: PreTrainedTokenizerFast, histories: list[History]
+) -> None:
+    qnet = shared_qnet(folder)
+    build_model(8, initializer_range=0.15, tie_word_embeddings=True).save_pretrained(folder.parent / "other")
+    tokenizer.save_pretrained(folder.parent / "other")
+    assert load_value_head(folder.parent / "qnet", load_model(folder).base_model) is not None
+    assert load_value_head(folder.parent / "qnet", load_model(folder.parent / "other").base_model) is None
+    request = Score(histories[0], ("Action: go east",))
+    _, value = local_models(folder.parent / "other", folder.parent / "qnet", SETTINGS, str)
+    assert value is not None
+    row = load_chat_format("qlass", tokenizer).row((*histories[0], Message("assistant", "Action: go east")), 300)
+    expected = qnet(torch.tensor([row.ids]), torch.tensor([0]), torch.tensor([row.action_ends[-1]]))
+    assert value.score([request])[0] == pytest.approx((float(expected),), rel=1e-4, abs=1e-5)
+    save_qnet(qnet, folder.parent / "qnet", folder)  # one that learnt with its trunk
+    assert load_value_head(folder.parent / "qnet", load_model(folder).base_model) is None
+
+
+def test_states_are_forgotten() -> None:
+    states = ReplyStates(2)
+    for number in range(3):
+        states.put((1, 2), (number,), torch.tensor([float(number)]))
+    assert [states.get((1, 2), (number,)) for number in range(4)] == [
+        None,
+        torch.tensor([1.0]),
+        torch.tensor([2.0]),
+        None,
+    ]
+    assert states.get((1,), (1,)) is None
 
 
 def test_what_does_not_fit(folder: Path, tmp_path: Path) -> None:

@@ -67,7 +67,8 @@ class Server:
             self.in_flight += 1
             self.peak = max(self.peak, self.in_flight)
         time.sleep(self.seconds)
-        status, headers, text = self.answer(number, body) if handler.path == "/v1/chat/completions" else (404, {}, "")
+        path = "/v1/completions" if "prompt" in body else "/v1/chat/completions"
+        status, headers, text = self.answer(number, body) if handler.path == path else (404, {}, "")
         with self._lock:
             self.in_flight -= 1
         if status == DROP:
@@ -129,7 +130,7 @@ def connect(server: Server) -> Iterator[Callable[..., ServerPolicy]]:
     """Return a function that makes policies of the server; short pauses between attempts."""
     made: list[ServerPolicy] = []
 
-    def build(**changes: Any) -> ServerPolicy:
+    def build(encode: Any = None, **changes: Any) -> ServerPolicy:
         settings = {
             "base_url": server.url,
             "model": "llama",
@@ -137,7 +138,7 @@ def connect(server: Server) -> Iterator[Callable[..., ServerPolicy]]:
             "backoff_s": 0.001,
             "timeout_s": 5.0,
         }
-        made.append(ServerPolicy(ServerSettings(**settings | changes), str.lower))
+        made.append(ServerPolicy(ServerSettings(**settings | changes), str.lower, encode))
         return made[-1]
 
     yield build
@@ -198,6 +199,40 @@ def test_one_request_with_n(server: Server, connect: Connect) -> None:
         (8, -12.0),
         (8, -20.0),
     ]
+
+
+def test_token_ids_are_sent(server: Server, connect: Connect) -> None:
+    """The older protocol: the prompt as ids, texts and log probabilities elsewhere in the answer."""
+
+    def answer(_: int, body: dict[str, Any]) -> tuple[int, dict[str, str], str]:
+        text = f"Thought: {body['prompt']}\nAction: GO {body['seed']}"
+        choices = [{"index": 0, "text": text, "logprobs": {"token_logprobs": [-0.25, -0.5]}, "finish_reason": "stop"}]
+        return 200, {}, json.dumps({"choices": choices, "usage": {"prompt_tokens": 3, "completion_tokens": 2}})
+
+    server.answer = answer
+    policy = connect(api="completions", encode=lambda history: [len(message.content) for message in history])
+    (found,) = policy.propose([ask(3, 4)])
+    assert [body["seed"] for body in server.bodies] == [3, 4]
+    sent = {
+        "model": "llama",
+        "prompt": [9, 6],
+        "max_tokens": 9,
+        "temperature": 0.7,
+        "top_p": 1.0,
+        "n": 1,
+        "logprobs": 0,
+    }
+    assert server.bodies[0] == {**sent, "seed": 3}
+    assert [(one.action, one.thought, one.tokens, one.logprob) for one in found.proposals] == [
+        ("go 3", "[9, 6]", 2, -0.75),
+        ("go 4", "[9, 6]", 2, -0.75),
+    ]
+    assert found.prompt_tokens == 3
+    with pytest.raises(SettingsError, match="api: found 'completions' without a tokenizer"):
+        connect(api="completions")
+    server.answer = lambda _, body: (200, {}, json.dumps({"choices": [{"message": {"content": "Action: x"}}]}))
+    with pytest.raises(DataError, match="not an answer of the OpenAI completions protocol"):
+        policy.propose([ask(3)])
 
 
 def test_greedy_is_asked_once(server: Server, connect: Connect) -> None:

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 from qlass.errors import DataError, ModelMismatch, SettingsError
 from qlass.jsonl import write_json
-from qlass.qnet.model import QNet, ValueLoss, load_qnet, save_qnet
+from qlass.qnet.model import QNet, ValueLoss, load_qnet, load_value_head, save_qnet
 from qlass.qnet.settings import QNetSettings, label_column
 from qlass.qnet.train import train_qnet
 from qlass.records import Cost, ExplorationTree, Node, QLabel
@@ -110,6 +110,22 @@ def test_the_losses_add_up(policy: Path) -> None:
     torch.testing.assert_close(loss(ids, *at, *observed), loss(ids, *at) + 0.5 * wanted)
 
 
+def test_a_head_alone_learns_on_the_policys_trunk(policy: Path, tmp_path: Path) -> None:
+    result = run(policy, tmp_path, dataclasses.replace(SETTINGS, trunk="policy"))
+    assert result.metrics["loss_last"] < result.metrics["loss_first"]
+    qnet, _ = load_qnet(tmp_path / "q")
+    trunk = load_model(policy).base_model
+    assert all(torch.equal(value, trunk.state_dict()[name]) for name, value in qnet.backbone.state_dict().items())
+    head = load_value_head(tmp_path / "q", trunk)
+    hidden = torch.randn(3, 32)
+    assert torch.equal(head(hidden), qnet.values(hidden))
+    run(policy, tmp_path, name="own")
+    assert load_value_head(tmp_path / "own", trunk) is None
+    with torch.no_grad():
+        trunk.norm.weight[-1] += 0.01
+    assert load_value_head(tmp_path / "q", trunk) is None
+
+
 def test_fewer_tasks_are_learnt_from_and_the_same_are_held_out(policy: Path, tmp_path: Path) -> None:
     result = run(policy, tmp_path, dataclasses.replace(SETTINGS, tasks=3))
     assert (result.metrics["train_tasks"], result.metrics["rows"]) == (3, 3 * 4)
@@ -158,6 +174,8 @@ def test_settings_are_checked() -> None:
         ({"target": "reward"}, "qnet.target: found 'reward', allowed are q_norm, q"),
         ({"supervise": "all"}, "qnet.supervise"),
         ({"head_width": 0}, "qnet.head_width"),
+        ({"trunk": "shared"}, "qnet.trunk"),
+        ({"trunk": "policy", "observation_loss": 0.3}, "qnet.observation_loss: found 0.3 with trunk 'policy'"),
         ({"validation_fraction": 1.0}, "qnet.validation_fraction"),
         ({"epochs": 0}, "qnet.epochs"),
         ({"tasks": 0}, "qnet.tasks"),

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 
+from qlass.envs.base import EnvDefinition
 from qlass.errors import EnvironmentFault, ReplayDivergence, SettingsError
 from qlass.policies.base import Propose, Score
 from qlass.policies.scripted import ScriptedPolicy, ScriptedValueFunction
 from qlass.records import History, Message, TaskSpec
+from qlass.search.branch import Sampling
 from qlass.search.driver import Act, drive
+from qlass.search.methods import q_guided
 
 from .conftest import CountedEnv, CountedPolicy
 
@@ -123,6 +128,52 @@ def test_scores_need_a_value_function(new_env: NewEnv) -> None:
 
     with pytest.raises(TypeError, match="no value function"):
         list(drive([start], [new_env()], echo()))
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 24])
+def test_overlap_changes_no_result(
+    new_env: NewEnv, corridor: EnvDefinition, specs: list[TaskSpec], wanderer: CountedPolicy, count: int
+) -> None:
+    """Refilled or not, in halves or together, the same episodes come out."""
+
+    def start(spec: TaskSpec, env: Any) -> Any:
+        return q_guided(env, corridor, spec, Sampling(0.7, 3), proposals=3, seed=0)
+
+    starts = [partial(start, spec) for spec in specs]
+    together = dict(drive(starts, [new_env() for _ in starts], wanderer, VALUE))
+    assert dict(drive(starts, [new_env() for _ in range(count)], wanderer, VALUE, overlap=True)) == together
+    assert dict(drive(starts, [new_env() for _ in range(count)], wanderer, VALUE)) == together
+
+
+def test_one_half_steps_while_the_model_answers_the_other(new_env: NewEnv, specs: list[TaskSpec]) -> None:
+    """Neither could end if they took turns: the model waits for an environment to step, the environment for the model."""
+    asked, stepping = threading.Event(), threading.Event()
+    met: list[bool] = []
+
+    class Waiting(CountedPolicy):
+        def propose(self, requests: Any) -> Any:
+            asked.set()
+            met.append(stepping.wait(5) if self.batches else True)
+            return super().propose(requests)
+
+    class Stepping(CountedEnv):
+        def step(self, action: str) -> Any:
+            stepping.set()
+            met.append(asked.wait(5))
+            return super().step(action)
+
+    def start(env: Any) -> Any:
+        env.reset(specs[0])
+        yield [Propose(history("x"), (0,), 0.0)]
+        yield [Act(env, env.snapshot(), "go east")]
+        asked.clear()
+        yield [Propose(history("y"), (0,), 0.0)]
+
+    engines = [Stepping(new_env()), Stepping(new_env())]
+    policy = Waiting(ScriptedPolicy(lambda messages, rng: "Action: go east", str))
+    assert len(list(drive([start, start], engines, policy, overlap=True))) == 2
+    assert [len(batch) for batch in policy.batches] == [1, 1, 1, 1]
+    assert all(met)
 
 
 def test_acts_start_from_their_state(new_env: NewEnv, specs: list[TaskSpec]) -> None:
