@@ -30,29 +30,54 @@ PREFILL_TOKENS = 2048
 PREFILL_QUERIES = 128
 """Queries of a row whose scores are computed together: a block looks no further than its last query may."""
 
+COLUMNS = 64
+"""Caches have a multiple of this number of columns: oneDNN prepares a kernel for each new shape, which takes half a millisecond."""
+
 SHARED_TOKENS = 32
 """A beginning that several prompts share is encoded first and once if it has this many new tokens."""
 
 
 @dataclass(slots=True)
 class Workspace:
-    """The prefixes of one call, gathered side by side.
+    """The prefixes of one call side by side, and behind each of them the replies that continue it.
+
+    The columns behind the prefixes go token by token, and for each token reply by reply; a reply sees its own only.
 
     Attributes:
-        keys, values: per layer (B, kv_heads, S, head_dim), left-aligned; S is the longest length.
-        lengths: (B,) cached tokens of each row.
+        keys: per layer (B, kv_heads, columns, head_dim); the prefix is left-aligned in the first S columns.
+        values: likewise.
+        lengths: (B,) tokens of each prefix.
+        span: S, the longest prefix and a little more.
+        width: n, the replies to each prefix; 0 before the first chunk.
+        steps: tokens of each reply that are cached.
     """
 
     keys: list[Tensor]
     values: list[Tensor]
     lengths: Tensor
+    span: int
+    width: int = 0
+    steps: int = 0
 
     def select(self, rows: Tensor) -> Workspace:
-        """Keep some rows, in the given order, no longer than the longest of them."""
+        """Keep some prefixes with their replies, in the given order, and no more columns than the longest needs."""
         lengths = self.lengths[rows]
-        end = int(lengths.max())
-        # Indexing copies: the products of a view of longer rows are several times slower.
-        return Workspace([k[rows, :, :end] for k in self.keys], [v[rows, :, :end] for v in self.values], lengths)
+        span = _rounded(int(lengths.max()))
+        # Copied: the products of a view of longer rows are several times slower.
+        keys, values = (
+            [torch.cat((layer[rows, :, :span], layer[rows, :, self.span :]), 2) for layer in layers]
+            for layers in (self.keys, self.values)
+        )
+        return Workspace(keys, values, lengths, span, self.width, self.steps)
+
+    def reserve(self, width: int, count: int) -> None:
+        """Make room for `count` more tokens of each of `width` replies to each prefix."""
+        self.width = width
+        missing = _rounded(self.span + (self.steps + count) * width) - self.keys[0].shape[2]
+        if missing > 0:
+            self.keys, self.values = (
+                [functional.pad(layer, (0, 0, 0, missing)) for layer in layers] for layers in (self.keys, self.values)
+            )
 
 
 class LlamaTrunk:
@@ -86,12 +111,13 @@ class LlamaTrunk:
         known = [self.prefixes.longest(prompt) for prompt in prompts]
         # The last token is always encoded: its hidden state is wanted, and only keys and values are cached.
         starts = [min(length, len(prompt.ids) - 1) for (_, length), prompt in zip(known, prompts, strict=True)]
-        longest = max(len(prompt.ids) for prompt in prompts)
+        longest = _rounded(max(len(prompt.ids) for prompt in prompts))
         shape = (len(prompts), self.kv_heads, longest, self.head_dim)
         space = Workspace(
             [torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in self._fused],
             [torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in self._fused],
             torch.tensor([len(prompt.ids) for prompt in prompts], device=self.device),
+            longest,
         )
         for row, (slot, length) in enumerate(known):
             if slot is not None:
@@ -126,7 +152,7 @@ class LlamaTrunk:
     ) -> Tensor:
         """Encode the new tokens of a few rows of similar size into the workspace; return their last hidden states."""
         news = [prompts[row].ids[starts[row] :] for row in rows]
-        width, end = max(map(len, news)), max(len(prompts[row].ids) for row in rows)
+        width, end = max(map(len, news)), _rounded(max(len(prompts[row].ids) for row in rows))
         furthest = max(starts[row] for row in rows)
         ids = torch.tensor([[*new, *[0] * (width - len(new))] for new in news], device=self.device)  # (B, T)
         begin = torch.tensor([starts[row] for row in rows], device=self.device)
@@ -165,7 +191,7 @@ class LlamaTrunk:
         mixed = []
         for first in range(0, count, PREFILL_QUERIES):
             last = min(first + PREFILL_QUERIES, count)
-            reach = end if last == count else min(end, furthest + last)
+            reach = end if last == count else min(end, _rounded(furthest + last))
             rows = _by_kv_head(query[:, first:last], self.kv_heads)  # (B, kv, g*t, D)
             # Copied where it is a view: products of strided bf16 tensors are several times slower on a CPU.
             seen, read = keys[:, :, :reach].contiguous(), values[:, :, :reach].contiguous()
@@ -188,73 +214,53 @@ class LlamaTrunk:
             self.prefixes.put(prompt, torch.stack(layers))
 
     @torch.inference_mode()
-    def extend(self, space: Workspace, ids: Tensor, tail: Tail, read: Tensor | None = None) -> Tensor:
+    def extend(self, space: Workspace, ids: Tensor, read: Tensor | None = None) -> Tensor:
         """Run the next chunk of several replies to each prefix; the prefix is read once for all of them.
 
         Args:
-            space: B prefixes.
+            space: B prefixes, and what their replies have cached so far, which grows by T tokens each.
             ids: (B, n, T) the next tokens of n replies to each.
-            tail: what these replies have cached so far; grows by T.
-            read: (B*n,) the only position of each reply in this chunk whose state is wanted; None: all.
+            read: (B, n) the only position of each reply in this chunk whose state is wanted; None: all.
 
         Returns:
             Hidden states (B, n, T, hidden), or (B, n, 1, hidden) where `read` is given.
         """
         batch, width, count = ids.shape
-        positions = space.lengths[:, None, None] + tail.length + torch.arange(count, device=self.device)  # (B, 1, T)
+        space.reserve(width, count)
+        ahead = torch.arange(space.steps, space.steps + count, device=self.device)  # (T,)
+        bias = self._columns_seen(space, ahead)
         x = self.model.embed_tokens(ids.flatten(0, 1))  # (B*n, T, hidden)
-        positions = positions.expand(batch, width, count).flatten(0, 1)
+        positions = (space.lengths[:, None, None] + ahead).expand(batch, width, count).flatten(0, 1)
         cos, sin = self.model.rotary_emb(x, position_ids=positions)
-        span = torch.arange(space.keys[0].shape[2], device=self.device)
-        prefix_bias = _bias(span >= space.lengths[:, None], self.dtype)[:, None, None]  # (B, 1, 1, S)
-        ahead = torch.ones(count, tail.length + count, dtype=torch.bool, device=self.device).triu(tail.length + 1)
-        tail_bias = _bias(ahead, self.dtype)  # (T, tail)
+        first = space.span + space.steps * width
+        new = slice(first, first + count * width)
         for number, layer in enumerate(self._fused):
             query, key, value = layer.project(x, cos, sin, self.heads, self.kv_heads, self.head_dim)
-            tail_keys, tail_values = tail.append(number, key, value)
+            keys, values = space.keys[number], space.values[number]
+            keys[:, :, new] = key.unflatten(0, (batch, width)).permute(0, 3, 2, 1, 4).flatten(2, 3)
+            values[:, :, new] = value.unflatten(0, (batch, width)).permute(0, 3, 2, 1, 4).flatten(2, 3)
             if read is not None and number == len(self._fused) - 1:
-                at = torch.arange(len(x), device=self.device), read
-                query, x, count = query[at][:, None], x[at][:, None], 1
-                tail_bias = tail_bias[read][:, None, None, None]  # (B*n, 1, 1, 1, tail)
-            rows = _by_kv_head(query, self.kv_heads)  # (B*n, kv, g*T, D)
-            shared = rows.unflatten(0, (batch, width)).transpose(1, 2).flatten(2, 3)  # (B, kv, n*g*T, D)
-            over_prefix = (shared @ space.keys[number].transpose(-1, -2)).add_(prefix_bias)
-            over_tail = rows @ tail_keys.transpose(-1, -2)  # (B*n, kv, g*T, tail)
-            over_tail = over_tail.unflatten(2, (-1, count)).add_(tail_bias).flatten(2, 3)
-            over_tail = over_tail.unflatten(0, (batch, width)).transpose(1, 2).flatten(2, 3)
-            weights = torch.cat((over_prefix, over_tail), -1).softmax(-1)
-            mixed = weights[..., : span.numel()] @ space.values[number]
-            own = weights[..., span.numel() :].unflatten(2, (width, -1)).transpose(1, 2).flatten(0, 1)
-            mixed = mixed.unflatten(2, (width, -1)).transpose(1, 2).flatten(0, 1) + own @ tail_values
-            mixed = mixed.unflatten(2, (-1, count)).permute(0, 3, 1, 2, 4).flatten(2)  # (B*n, T, heads*D)
-            x = layer.finish(x, mixed)
-        tail.length += ids.shape[2]
+                at = torch.arange(len(x), device=self.device), read.flatten()
+                query, x, bias = query[at][:, None], x[at][:, None], bias.flatten(0, 1)[at][:, None]
+                bias = bias.unflatten(0, (batch, width))  # (B, n, 1, columns)
+            asked = query.unflatten(0, (batch, width)).unflatten(3, (self.kv_heads, -1))  # (B, n, T, kv, g, D)
+            rows = asked.permute(0, 3, 1, 2, 4, 5)  # the heads that share keys become rows of one product
+            scores = (rows.flatten(2, 4) @ keys.transpose(-1, -2)).unflatten(2, rows.shape[2:5])
+            weights = scores.add_(bias[:, None, :, :, None]).softmax(-1)  # (B, kv, n, T, g, columns)
+            mixed = (weights.flatten(2, 4) @ values).unflatten(2, rows.shape[2:5]).permute(0, 2, 3, 1, 4, 5)
+            x = layer.finish(x, mixed.flatten(3).flatten(0, 1))  # from (B*n, T, heads*D)
+        space.steps += count
         states: Tensor = self.model.norm(x).unflatten(0, (batch, width))
         return states
 
-
-class Tail:
-    """Keys and values of replies in progress: per layer (B*n, kv_heads, capacity, head_dim)."""
-
-    def __init__(self, trunk: LlamaTrunk, rows: int, capacity: int) -> None:
-        """Reserve room for `capacity` tokens of `rows` replies."""
-        shape = (rows, trunk.kv_heads, capacity, trunk.head_dim)
-        self.keys = [torch.zeros(shape, dtype=trunk.dtype, device=trunk.device) for _ in range(trunk.layers)]
-        self.values = [torch.zeros(shape, dtype=trunk.dtype, device=trunk.device) for _ in range(trunk.layers)]
-        self.length = 0
-
-    def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Add (B*n, T, kv_heads, head_dim) to one layer and return that layer's keys and values so far."""
-        end = self.length + key.shape[1]
-        self.keys[layer][:, :, self.length : end] = key.transpose(1, 2)
-        self.values[layer][:, :, self.length : end] = value.transpose(1, 2)
-        # Copied: products of strided bf16 tensors are ten times slower on a CPU.
-        return self.keys[layer][:, :, :end].contiguous(), self.values[layer][:, :, :end].contiguous()
-
-    def select(self, rows: Tensor) -> None:
-        """Keep some replies, in the given order."""
-        self.keys = [k[rows] for k in self.keys]
-        self.values = [v[rows] for v in self.values]
+    def _columns_seen(self, space: Workspace, ahead: Tensor) -> Tensor:
+        """Return what to add to the scores (B, n, T, columns) of the tokens with the numbers `ahead` (T,) of each reply."""
+        place = torch.arange(space.keys[0].shape[2], device=self.device) - space.span
+        step, reply = place.div(space.width, rounding_mode="floor"), place.remainder(space.width)
+        other = reply != torch.arange(space.width, device=self.device)[:, None, None]
+        of_others = (place >= 0) & (other | (step > ahead[:, None]))  # (n, T, columns)
+        missing = (place < 0) & (place + space.span >= space.lengths[:, None])  # (B, columns)
+        return _bias(missing, self.dtype)[:, None, None] + _bias(of_others, self.dtype)
 
 
 class _FusedLayer:
@@ -300,6 +306,10 @@ def _check_architecture(config: Any) -> None:
                 f"config.json: the local engine runs models with {name} one of {values}, found {found[name]!r}; "
                 "serve this model behind an OpenAI-compatible endpoint instead"
             )
+
+
+def _rounded(length: int) -> int:
+    return -(-length // COLUMNS) * COLUMNS
 
 
 def _rotate_half(x: Tensor) -> Tensor:

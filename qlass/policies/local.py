@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from qlass.policies.base import Propose, Proposed, Score
-from qlass.policies.llama import LlamaTrunk, Tail, Workspace
+from qlass.policies.llama import LlamaTrunk, Workspace
 from qlass.prompts import ChatFormat, Ids, Prompt, parse_reply, render_reply
 from qlass.records import Proposal
 
@@ -113,7 +113,6 @@ class LocalPolicy:
         noise = noise.to(self._trunk.device)  # (B*n, max_new)
         states = hidden.repeat_interleave(width, 0)  # (B*n, hidden): where the next token is drawn
         logits = functional_logits(hidden, self._head).repeat_interleave(width, 0)  # (B*n, vocabulary)
-        tail = Tail(self._trunk, len(seeds) * width, self._max_new)
         replies = [_Reply() for _ in range(len(seeds) * width)]
         alive = torch.arange(len(replies), device=self._trunk.device)  # the reply that each row decodes
         for step in range(self._max_new):
@@ -137,8 +136,7 @@ class LocalPolicy:
                     keep = running.nonzero()[:, 0].to(self._trunk.device)
                     inner = (keep[:, None] * width + torch.arange(width, device=keep.device)).flatten()
                     space, alive, tokens = space.select(keep), alive[inner], tokens[inner]
-                    tail.select(inner)
-            states = self._trunk.extend(space, tokens.reshape(-1, width, 1), tail).flatten(0, 2)
+            states = self._trunk.extend(space, tokens.reshape(-1, width, 1)).flatten(0, 2)
             logits = functional_logits(states, self._head)
         return [replies[start : start + width] for start in range(0, len(replies), width)]
 
@@ -170,7 +168,7 @@ class LocalPolicy:
     def _reply_logprobs(self, space: Workspace, hidden: Tensor, replies: list[tuple[int, ...]]) -> list[float]:
         """Return the log probability of each given reply to one prefix, all in one pass."""
         ids, real = _pad(replies, self._trunk.device)  # (n, T)
-        states = self._trunk.extend(space, ids[None], Tail(self._trunk, len(replies), ids.shape[1]))[0]
+        states = self._trunk.extend(space, ids[None])[0]
         before = torch.cat((hidden.expand(len(replies), 1, -1), states[:, :-1]), 1)  # (n, T, hidden)
         logprobs = functional_logits(before, self._head).log_softmax(-1).gather(2, ids[..., None])[..., 0]
         return [float(value) for value in (logprobs * real).sum(1)]
@@ -249,9 +247,9 @@ class LocalValueFunction:
         width = max(map(len, replies))
         padded = [reply for row in replies for reply in (*row, *[(self._chat.stop,)] * (width - len(row)))]
         ids, real = _pad(padded, self._trunk.device)  # (B*n, T)
-        tail = Tail(self._trunk, len(padded), ids.shape[1])
+        shape = (len(prompts), width)
         ends = real.sum(1).long() - 1
-        return self._trunk.extend(space, ids.unflatten(0, (len(prompts), width)), tail, ends)[:, :, 0]
+        return self._trunk.extend(space, ids.unflatten(0, shape), ends.unflatten(0, shape))[:, :, 0]
 
 
 def functional_logits(hidden: Tensor, head: Tensor) -> Tensor:

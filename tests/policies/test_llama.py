@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from transformers import LlamaForCausalLM, Qwen2Config, Qwen2Model
 
 from qlass.errors import ModelMismatch
-from qlass.policies.llama import SHARED_TOKENS, LlamaTrunk, Tail
+from qlass.policies.llama import SHARED_TOKENS, LlamaTrunk
 from qlass.prompts import Prompt
 
 BuildModel = Callable[..., LlamaForCausalLM]
@@ -184,8 +184,7 @@ def test_siblings_extend_a_shared_prefix(build_model: BuildModel, plain: Plain, 
     prompts = [prompt_of(talk(rng, messages)) for messages in (1, 5, 2)]
     space, _, _ = trunk.prefill(prompts)
     replies = torch.tensor([[[rng.randrange(7, 30) for _ in range(6)] for _ in range(4)] for _ in prompts])
-    tail = Tail(trunk, 12, 6)
-    parts = [trunk.extend(space, replies[:, :, start:end], tail) for start, end in ((0, 1), (1, 4), (4, 5), (5, 6))]
+    parts = [trunk.extend(space, replies[:, :, start:end]) for start, end in ((0, 1), (1, 4), (4, 5), (5, 6))]
     states = torch.cat(parts, 2)
     for row, prompt in enumerate(prompts):
         for sibling in range(4):
@@ -199,10 +198,8 @@ def test_rows_can_be_dropped_between_chunks(build_model: BuildModel, plain: Plai
     prompts = [prompt_of(talk(rng, messages)) for messages in (3, 1, 2)]
     space, _, _ = trunk.prefill(prompts)
     replies = torch.tensor([[[rng.randrange(7, 30) for _ in range(4)] for _ in range(2)] for _ in prompts])
-    tail = Tail(trunk, 6, 4)
-    trunk.extend(space, replies[:, :, :2], tail)
-    tail.select(torch.tensor([4, 5, 0, 1]))
-    states = trunk.extend(space.select(torch.tensor([2, 0])), replies[[2, 0]][:, :, 2:], tail)
+    trunk.extend(space, replies[:, :, :2])
+    states = trunk.extend(space.select(torch.tensor([2, 0])), replies[[2, 0]][:, :, 2:])
     for place, row in enumerate((2, 0)):
         for sibling in range(2):
             expected = plain(model, [*prompts[row].ids, *replies[row, sibling].tolist()])[-2:]
@@ -220,7 +217,7 @@ def test_bfloat16(build_model: BuildModel, plain: Plain) -> None:
     trunk = LlamaTrunk(model.model, dtype=torch.bfloat16, cache_bytes=AMPLE)
     for _ in range(2):  # the second time from the cache
         space, last, _ = trunk.prefill(prompts)
-        states = trunk.extend(space, replies, Tail(trunk, 4, 3))
+        states = trunk.extend(space, replies)
         for row, prompt in enumerate(prompts):
             end = len(prompt.ids)
             torch.testing.assert_close(last[row].float(), whole[row][0][end - 1], rtol=0.05, atol=0.1)
@@ -242,7 +239,7 @@ def test_on_a_gpu(build_model: BuildModel, plain: Plain) -> None:
         space, last, _ = trunk.prefill(prompts)
         torch.testing.assert_close(last.float().cpu(), expected, rtol=0.05, atol=0.1)
     ids = torch.full((2, 3, 1), 9, device="cuda")
-    assert trunk.extend(space, ids, Tail(trunk, 6, 1)).isfinite().all()
+    assert trunk.extend(space, ids).isfinite().all()
 
 
 @pytest.mark.parametrize(
