@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -24,71 +22,11 @@ from qlass.search.branch import Sampling
 from qlass.search.driver import drive
 from qlass.search.methods import single
 
+from .local_server import DROP, Server
+
 httpx = pytest.importorskip("httpx", reason="needs the extra serve")
 
 HISTORY: History = (Message("system", "You walk."), Message("user", "cell 1"))
-DROP = -1
-"""A status that means: close the connection without an answer."""
-
-
-class Server:
-    """A chat server whose answers a test can replace, by the number of the request."""
-
-    def __init__(self) -> None:
-        self.bodies: list[dict[str, Any]] = []
-        self.headers: list[Any] = []
-        self.answer: Callable[[int, dict[str, Any]], tuple[int, dict[str, str], str]] = lambda _, body: ok(body)
-        self.seconds = 0.0
-        self.in_flight = self.peak = 0
-        self._lock = threading.Lock()
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self) -> None:
-                server.serve(self)
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._http.daemon_threads = True
-        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01})
-        self._thread.start()
-        self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
-
-    def serve(self, handler: BaseHTTPRequestHandler) -> None:
-        body = json.loads(handler.rfile.read(int(handler.headers["content-length"])))
-        with self._lock:
-            number = len(self.bodies)
-            self.bodies.append(body)
-            self.headers.append(handler.headers)
-            self.in_flight += 1
-            self.peak = max(self.peak, self.in_flight)
-        time.sleep(self.seconds)
-        path = "/v1/completions" if "prompt" in body else "/v1/chat/completions"
-        status, headers, text = self.answer(number, body) if handler.path == path else (404, {}, "")
-        with self._lock:
-            self.in_flight -= 1
-        if status == DROP:
-            handler.close_connection = True
-            return
-        content = text.encode()
-        handler.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(content))}.items():
-            handler.send_header(name, value)
-        handler.end_headers()
-        handler.wfile.write(content)
-
-    def fail_first(self, count: int, status: int, headers: dict[str, str] | None = None, text: str = "busy") -> None:
-        """Answer the first requests with an error."""
-        self.answer = lambda number, body: (status, headers or {}, text) if number < count else ok(body)
-
-    def close(self) -> None:
-        self._http.shutdown()
-        self._thread.join()
-        self._http.server_close()
 
 
 def choice(body: dict[str, Any], index: int, *, logprobs: bool = True) -> dict[str, Any]:
@@ -121,7 +59,7 @@ def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with closing(Server()) as made:
+    with closing(Server(lambda _, body: ok(body))) as made:
         yield made
 
 

@@ -80,6 +80,13 @@ def _as_dict(value: Any) -> Any:
         ("run.policies", MISSING, "run.policies: found nothing, the key is missing; allowed: a list that may be"),
         ("run.searches", ["qlass", "qlass"], "run.searches: found ['qlass', 'qlass'] (list); allowed: a list that"),
         ("envs.corridor.panel.train", 0, "envs.corridor.panel.train: found 0"),
+        ("engine.slots", 0, "engine.slots: found 0 (a whole number); allowed: a whole number >= 1 or null"),
+        ("engine.server", {"base_url": "x"}, "engine.server.model: found nothing, the key is missing; allowed: text"),
+        (
+            "engine.server",
+            "vllm",
+            "engine.server: found 'vllm' (text); allowed: a mapping with the keys base_url, model, api",
+        ),
     ],
 )
 def test_a_mistake_is_named(tmp_path: Path, key: str, value: Any, message: str) -> None:

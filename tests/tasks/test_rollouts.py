@@ -1,0 +1,117 @@
+"""Shards played with the settings of `engine`: the same episodes from the local engine and from a server."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from qlass.envs import get_definition
+from qlass.errors import Busy, SettingsError
+from qlass.records import Episode
+from qlass.search.branch import Sampling
+from qlass.search.methods import single
+from qlass.training.models import load_policy
+from tasks import episodes, settings
+from tasks.rollouts import Models, World
+from tests.policies.local_server import Server
+
+REPOSITORY = Path(__file__).parents[2]
+OPTIONS = {"length": 5, "rooms": 3}
+LONGEST, NEW = 700, 12
+FP32 = {"slots": None, "overlap": False, "cache_mb": 1, "precision": "fp32"}
+
+
+def given(**engine: Any) -> settings.Settings:
+    """Return the repository's settings with another section `engine`."""
+    found = settings.load_all(REPOSITORY / "params.yaml")
+    base = dataclasses.replace(found.base, max_length=LONGEST, device="cpu")
+    return dataclasses.replace(found, base=base, engine=settings.Engine(**{**FP32, "server": None} | engine))
+
+
+def server_at(url: str, **changes: Any) -> settings.Server:
+    values = {
+        "base_url": url, "model": "{policy}-{env}", "api": "completions", "api_key_env": "", "concurrency": 2,
+        "timeout_s": 60.0, "retries": 0, "request_per_seed": True, "logprobs": True,
+    }  # fmt: skip
+    return settings.Server(**values | changes)
+
+
+@pytest.fixture(scope="module")
+def policy(tiny_policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a random policy whose greedy replies vary."""
+    folder = tmp_path_factory.mktemp("models") / "lively"
+    shutil.copytree(tiny_policy, folder)
+    config = LlamaConfig.from_pretrained(tiny_policy, tie_word_embeddings=False, initializer_range=0.5)
+    torch.manual_seed(1)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def server(policy: Path) -> Iterator[Server]:
+    """A completions server that runs the policy by `generate` of transformers, one request at a time."""
+    model, tokenizer = load_policy(policy)
+
+    def answer(_: int, body: dict[str, Any]) -> tuple[int, dict[str, str], str]:
+        if body["model"] != "sft-corridor":
+            return 404, {}, f"no model {body['model']}"
+        ids = torch.tensor([body["prompt"]])
+        end = tokenizer.eos_token_id
+        found = model.generate(  # type: ignore[operator]
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            max_new_tokens=body["max_tokens"],
+            pad_token_id=end,
+        )[0, ids.shape[1] :].tolist()
+        text = tokenizer.decode([token for token in found if token != end])
+        choice = {"index": 0, "text": text, "logprobs": {"token_logprobs": [-1.0] * len(found)}}
+        usage = {"prompt_tokens": ids.shape[1], "completion_tokens": len(found)}
+        return 200, {}, json.dumps({"choices": [choice], "usage": usage})
+
+    with closing(Server(answer)) as made:
+        yield made
+
+
+def play(found: settings.Settings, policy: Path, tasks: int = 4) -> list[Episode]:
+    """Play a shard of the corridor greedily, in this process."""
+    models = Models.of(found, "corridor", "sft", policy, None, NEW)
+    world = World("corridor", OPTIONS, 5)
+    setup = episodes.Setup(world, models, "sft", partial(single, method="sft"), Sampling(0.0, 0))
+    panel = get_definition("corridor").panels(OPTIONS, "train", 0)
+    return list(episodes.start(setup)([(next(panel), 0) for _ in range(tasks)]))
+
+
+def test_a_server_plays_as_the_local_engine(policy: Path, server: Server) -> None:
+    local = play(given(), policy)
+    assert len({step.action for episode in local for step in episode.steps}) > 1
+    served = play(given(server=server_at(server.url)), policy)
+    assert [episode.steps for episode in served] == [episode.steps for episode in local]
+    assert [episode.cost for episode in served] == [episode.cost for episode in local]
+    assert {body["model"] for body in server.bodies} == {"sft-corridor"}
+    assert server.peak == 2
+
+
+@pytest.mark.parametrize("engine", [{"slots": 1}, {"slots": 3, "overlap": True}, {"slots": 9}, {"cache_mb": 0}])
+def test_no_episode_depends_on_the_engine(policy: Path, engine: dict[str, Any]) -> None:
+    assert play(given(**engine), policy) == play(given(), policy)
+
+
+def test_a_server_that_does_not_know_the_model(policy: Path, server: Server) -> None:
+    with pytest.raises(SettingsError, match="HTTP 404: no model base"):
+        play(given(server=server_at(server.url, model="base")), policy, 1)
+
+
+def test_no_server(policy: Path) -> None:
+    with pytest.raises(Busy, match=r"http://127.0.0.1:9/sft/v1/: no answer after 1 attempts"):
+        play(given(server=server_at("http://127.0.0.1:9/{policy}/v1")), policy, 1)
