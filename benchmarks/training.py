@@ -3,6 +3,7 @@
 qnet_train_vs_per_step   one row per path of a tree against one row per node; every node's loss once, equal gradients
 sft_vs_padded            rows of similar length, logits of supervised tokens alone, bf16 where it pays, against the plain loop:
                          batches of 4 padded to 1,024 tokens, all logits, fp32
+batches_vs_packing       tokens of the conversations among all tokens of the batches of a GPU: what packing them without padding could gain
 deepspeed_vs_torch       the same SFT steps, optimizer included, on DeepSpeed (ZeRO 1, one process) against plain torch
 """
 
@@ -31,9 +32,9 @@ from qlass.records import ExplorationTree, Node, Proposal, Trajectory
 from qlass.search.branch import Sampling
 from qlass.search.driver import drive
 from qlass.search.explore import ROOT, ExploreSettings, explore
-from qlass.training.batches import micro_batches
+from qlass.training.batches import epoch_batches, micro_batches
 from qlass.training.engines import make_engine
-from qlass.training.loop import CPU_LIMITS
+from qlass.training.loop import CPU_LIMITS, CUDA_LIMITS
 from qlass.training.models import load_checked_tokenizer, load_model
 from qlass.training.objective import LanguageLoss
 from qlass.training.precision import pick_precision
@@ -196,6 +197,24 @@ def sft_passes(data: Data, rounds: int) -> Row:
     )
 
 
+def packing(data: Data, batch_size: int = 64) -> Row:
+    """Count the padding in one epoch of SFT in the paper's batch size, with the micro-batches of a GPU."""
+    lengths = [len(row.ids) for row in data.sft_rows()]
+    chunks = [
+        chunk
+        for batch in epoch_batches(lengths, batch_size, 0, 0)
+        for chunk in micro_batches(batch, lengths, CUDA_LIMITS.tokens, CUDA_LIMITS.rows, 0, 1)
+    ]
+    padded = sum(len(chunk) * max(lengths[number] for number in chunk) for chunk in chunks)
+    return Row.of(
+        "batches_vs_packing",
+        sum(lengths) / len(chunks),
+        padded / len(chunks),
+        "tokens per forward pass",
+        f"{len(lengths)} trajectories in batches of {batch_size}, {CUDA_LIMITS.tokens:,} tokens at most in one pass; ours: real tokens, other: with padding",
+    )
+
+
 def deepspeed_steps(data: Data, settings: TrainSettings, rounds: int) -> Row:
     """Compare whole optimizer steps on the two backends."""
     rows = data.sft_rows()
@@ -230,5 +249,6 @@ def rows(trees: int = 2, trajectories: int = 24, rounds: int = 3) -> list[Row]:
     return [
         qnet_rows(data, rounds),
         sft_passes(data, rounds),
+        packing(Data(0, 8 * trajectories)),
         deepspeed_steps(data, train, rounds),
     ]

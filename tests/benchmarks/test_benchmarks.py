@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from benchmarks import __main__ as program
-from benchmarks import environment, limits, rollout, rows, threads, training
+from benchmarks import driver, environment, limits, rollout, rows, threads, training
 
 SMALLEST: dict[str, tuple[Any, dict[str, int], set[str]]] = {
     "environment": (
@@ -16,12 +16,17 @@ SMALLEST: dict[str, tuple[Any, dict[str, int], set[str]]] = {
     "training": (
         training,
         {"trees": 1, "trajectories": 2, "rounds": 1},
-        {"qnet_train_vs_per_step", "sft_vs_padded", "deepspeed_vs_torch"},
+        {"qnet_train_vs_per_step", "sft_vs_padded", "batches_vs_packing", "deepspeed_vs_torch"},
     ),
     "rollout": (
         rollout,
         {"tasks": 1, "turns": 1, "rounds": 1},
         {"rollout_vs_naive", "rollout_vs_released", "rollout_vs_hf_generate_batch"},
+    ),
+    "driver": (
+        driver,
+        {"tasks": 2, "rounds": 1},
+        {"overlap (slow environment)", "overlap (fast environment)", "slots"},
     ),
     "limits": (limits, {"trajectories": 1, "rounds": 1}, {"vs_limit (encoding)", "vs_limit (training)"}),
     "threads": (threads, {"trajectories": 2, "rounds": 1}, {"two_threads_beside_neighbour"}),
