@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks.rows import Row
 
-PARTS = ("environment", "training", "rollout", "driver", "limits", "threads")
+PARTS = ("environment", "training", "rollout", "expand", "driver", "limits", "threads")
 RESULTS = Path(__file__).parent / "results"
 
 

@@ -8,13 +8,16 @@ ours       all tasks together; keys and values live across turns, siblings share
 batch      `generate` of transformers on all replies of all tasks at once, padded on the left; all encoded anew; QNet likewise
 naive      one reply at a time: `generate` and a QNet call, each of which encodes the whole history anew (fp32)
 released   naive, with every QNet row padded to 4,096 tokens, as the released code does
+
+`qnet_score_vs_padded` is the scoring alone: given replies, read by the QNet of ours, against one row per call padded to 4,096
+tokens, and against the rows of a turn in one batch padded to the longest of them (both fp32). In fp32 ours gives their values.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -113,14 +116,64 @@ def in_batches(plain: Plain, turns: Sequence[Turn]) -> None:
         plain.score([[*prompt, *reply] for prompt, reply in zip(prompts, replies, strict=True)])
 
 
+def drawn(policy: LocalPolicy, number: int, histories: Turn) -> list[Score]:
+    """Draw the replies of a turn with the engine, ready to be scored."""
+    seeds = [tuple(derive_seed(number, task, draw) for draw in range(REPLIES)) for task in range(len(histories))]
+    asked = [Propose(history, each, TEMPERATURE) for history, each in zip(histories, seeds, strict=True)]
+    answers = policy.propose(asked)
+    replies = [tuple(proposal.text for proposal in answer.proposals) for answer in answers]
+    return [Score(history, texts) for history, texts in zip(histories, replies, strict=True)]
+
+
 def ours(policy: LocalPolicy, qnet: LocalValueFunction, turns: Sequence[Turn]) -> None:
     """Draw and score all replies of a turn with the engine."""
     for number, histories in enumerate(turns):
-        seeds = [tuple(derive_seed(number, task, draw) for draw in range(REPLIES)) for task in range(len(histories))]
-        asked = [Propose(history, each, TEMPERATURE) for history, each in zip(histories, seeds, strict=True)]
-        answers = policy.propose(asked)
-        replies = [tuple(proposal.text for proposal in answer.proposals) for answer in answers]
-        qnet.score([Score(history, texts) for history, texts in zip(histories, replies, strict=True)])
+        qnet.score(drawn(policy, number, histories))
+
+
+def scoring(plain: Plain, qnet_dir: Path, how: LocalSettings, turns: Sequence[list[Score]], rounds: int) -> list[Row]:
+    """Compare the scoring of given replies alone; in fp32, ours must give the values of both other ways."""
+    chat = plain.chat
+    full = [
+        [[*chat.prompt(one.history, LONGEST).ids, *chat.reply(reply)] for one in turn for reply in one.replies]
+        for turn in turns
+    ]
+    mine, batch, middle = [], [], len(full) // 2
+    for _ in range(rounds):
+        fresh = local_qnet(qnet_dir, how)
+        mine.append(cpu_seconds(lambda: [fresh.score(turn) for turn in turns]))  # noqa: B023  (called at once)
+        expected: list[list[float]] = []
+        batch.append(cpu_seconds(lambda: expected.extend(map(plain.score, full))))  # noqa: B023
+    alone: list[float] = []
+    released = cpu_seconds(lambda: alone.extend(plain.score([row], RELEASED_LENGTH)[0] for row in full[middle]))
+    exact = local_qnet(qnet_dir, replace(how, precision="fp32"))
+    found = [[value for values in exact.score(turn) for value in values] for turn in turns]
+    distance = max(
+        abs(one - other)
+        for left, right in ((found, expected), ([found[middle]], [alone]))
+        for pair in zip(left, right, strict=True)
+        for one, other in zip(*pair, strict=True)
+    )
+    if distance > 1e-5:
+        raise SystemExit(f"qnet_score_vs_padded: values differ by up to {distance:.1e}")
+    count, unit = sum(map(len, full)), "scored replies per CPU second"
+    work = f"{count} given replies, {len(full)} turns; values differ by {distance:.0e} in fp32"
+    return [
+        Row.of(
+            "qnet_score_vs_padded",
+            count / min(mine),
+            len(alone) / released,
+            unit,
+            f"{work}; one at a time, rows of {RELEASED_LENGTH:,} tokens (measured on one turn)",
+        ),
+        Row.of(
+            "qnet_score_vs_padded (batch)",
+            count / min(mine),
+            count / min(batch),
+            unit,
+            f"{work}; all rows of a turn in one call, padded to the longest",
+        ),
+    ]
 
 
 def rows(tasks: int = 8, turns: int = 6, rounds: int = 3) -> list[Row]:
@@ -139,6 +192,8 @@ def rows(tasks: int = 8, turns: int = 6, rounds: int = 3) -> list[Row]:
             fresh = local_policy(MODEL, how, normalise), local_qnet(qnet_dir, how)  # nothing is cached yet
             mine.append(cpu_seconds(lambda: ours(*fresh, recorded)))  # noqa: B023  (called at once)
             batch.append(cpu_seconds(lambda: in_batches(plain, recorded)))
+        given = [drawn(fresh[0], number, histories) for number, histories in enumerate(recorded)]
+        scored = scoring(plain, qnet_dir, how, given, rounds)
     naive = cpu_seconds(lambda: one_by_one(plain, recorded))
     released = turns * cpu_seconds(lambda: one_by_one(plain, recorded[turns // 2 : turns // 2 + 1], RELEASED_LENGTH))
     count = tasks * turns * REPLIES
@@ -160,4 +215,5 @@ def rows(tasks: int = 8, turns: int = 6, rounds: int = 3) -> list[Row]:
             unit,
             f"{work}; all replies of a turn in one call",
         ),
+        *scored,
     ]

@@ -1,12 +1,18 @@
 """Each benchmark runs at its smallest size. Nothing is asserted about speed: that is for `make bench` on a quiet machine."""
 
+import sys
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks import __main__ as program
-from benchmarks import driver, environment, limits, rollout, rows, threads, training
+from benchmarks import driver, environment, expand, limits, rollout, rows, threads, training
 
+CTRANSLATE2 = {f"expand_vs_ctranslate2 ({what})" for what in ("int8", "int8, cached", "float32", "float32, cached")}
+VLLM = {f"expand_vs_vllm ({what})" for what in ("eager", "eager, cached", "compiled", "compiled, cached")}
+INSTALLED = {"expand_vs_hf_generate"} | (CTRANSLATE2 if find_spec("ctranslate2") else set())
 SMALLEST: dict[str, tuple[Any, dict[str, int], set[str]]] = {
     "environment": (
         environment,
@@ -21,8 +27,10 @@ SMALLEST: dict[str, tuple[Any, dict[str, int], set[str]]] = {
     "rollout": (
         rollout,
         {"tasks": 1, "turns": 1, "rounds": 1},
-        {"rollout_vs_naive", "rollout_vs_released", "rollout_vs_hf_generate_batch"},
+        {f"rollout_vs_{what}" for what in ("naive", "released", "hf_generate_batch")}
+        | {"qnet_score_vs_padded", "qnet_score_vs_padded (batch)"},
     ),
+    "expand": (expand, {"states": 1, "replies": 2, "rounds": 1}, INSTALLED),
     "driver": (
         driver,
         {"tasks": 2, "rounds": 1},
@@ -40,13 +48,58 @@ def test_every_part_is_tested() -> None:
 @pytest.mark.slow
 @pytest.mark.alfworld
 @pytest.mark.parametrize("part", SMALLEST)
-def test_a_part_runs(part: str) -> None:
+def test_a_part_runs(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("QLASS_VLLM_PYTHON", raising=False)
     module, sizes, names = SMALLEST[part]
     found = module.rows(**sizes)
     assert {row.name for row in found} == names
     for row in found:
         assert row.ratio == pytest.approx(row.ours / row.other)
         assert row.ours > 0
+
+
+STAND_IN = """
+from argparse import Namespace
+import torch
+from transformers import AutoModelForCausalLM
+
+SamplingParams = Namespace
+
+class LLM:
+    def __init__(self, model, **_):
+        self.model = AutoModelForCausalLM.from_pretrained(model)
+        self.model.generation_config.eos_token_id = None
+
+    def reset_prefix_cache(self):
+        return True
+
+    def generate(self, prompts, how, use_tqdm):
+        print("Processed prompts: 100%")
+        sampled = {"do_sample": True, "temperature": how.temperature} if how.temperature else {}
+        found = []
+        for prompt in prompts:
+            ids = torch.tensor([prompt["prompt_token_ids"]])
+            rows = self.model.generate(
+                ids, attention_mask=ids > -1, max_new_tokens=how.max_tokens, num_return_sequences=how.n, **sampled
+            )
+            found.append(Namespace(outputs=[Namespace(token_ids=row.tolist()) for row in rows[:, ids.shape[1] :]]))
+        return found
+"""
+"""A module `vllm` that answers as vLLM does, so that its side runs where vLLM is not."""
+
+
+@pytest.mark.slow
+@pytest.mark.alfworld
+def test_the_side_of_vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "vllm.py").write_text(STAND_IN)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("QLASS_VLLM_PYTHON", sys.executable)
+    assert {row.name for row in expand.rows(1, 2, 1)} == INSTALLED | VLLM
+    assert "left out" not in capfd.readouterr().out
+    (tmp_path / "vllm.py").write_text("raise ImportError('no libgomp here')")
+    with pytest.raises(SystemExit, match="ended without an answer"):
+        expand.rows(1, 2, 1)
+    assert "no libgomp here" in capfd.readouterr().err
 
 
 def test_the_table_has_a_line_per_row() -> None:
