@@ -6,6 +6,7 @@ stepped, so the ratios are those of the models' work alone.
 
 ours       all tasks together; keys and values live across turns, siblings share their prefix, bf16 where the hardware has it
 batch      `generate` of transformers on all replies of all tasks at once, padded on the left; all encoded anew; QNet likewise
+shared     ours with the value head on the policy's trunk (`qnet.trunk: policy`): replies are scored where they were drawn
 naive      one reply at a time: `generate` and a QNet call, each of which encodes the whole history anew (fp32)
 released   naive, with every QNet row padded to 4,096 tokens, as the released code does
 
@@ -27,7 +28,7 @@ from benchmarks.rows import Row, cpu_seconds
 from benchmarks.training import CPU, LONGEST, MAX_STEPS, MODEL, OPTIONS
 from qlass.envs import get_definition, make_env
 from qlass.policies.base import Propose, Score
-from qlass.policies.load import LocalSettings, local_policy, local_qnet
+from qlass.policies.load import LocalSettings, local_models, local_policy, local_qnet
 from qlass.policies.local import LocalPolicy, LocalValueFunction
 from qlass.prompts import ChatFormat, history_of, load_chat_format
 from qlass.qnet.model import QNet, load_qnet, save_qnet
@@ -177,20 +178,24 @@ def scoring(plain: Plain, qnet_dir: Path, how: LocalSettings, turns: Sequence[li
 
 
 def rows(tasks: int = 8, turns: int = 6, rounds: int = 3) -> list[Row]:
-    """Measure all four ways; ours and the batches take turns, and the best round of each counts."""
+    """Measure all five ways; ours and the batches take turns, and the best round of each counts."""
     recorded = recorded_turns(tasks, turns)
     normalise = get_definition("alfworld").normalise_action
     how = LocalSettings("qlass", LONGEST, LONGEST_REPLY, "cpu")
-    mine, batch = [], []
+    mine, shared, batch = [], [], []
     with tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(0)
-        qnet_dir = Path(folder) / "qnet"
-        save_qnet(QNet(cast("Any", load_model(MODEL)).model), qnet_dir, MODEL)
+        qnet_dir, head_dir = Path(folder) / "qnet", Path(folder) / "head"
+        qnet = QNet(cast("Any", load_model(MODEL)).model)
+        save_qnet(qnet, qnet_dir, MODEL)
+        save_qnet(qnet, head_dir, MODEL, policy_trunk=True)
         policy, tokenizer = load_policy(MODEL, device=CPU)
         plain = Plain(policy, load_qnet(qnet_dir)[0], tokenizer, load_chat_format("qlass", tokenizer))
         for _ in range(rounds):
             fresh = local_policy(MODEL, how, normalise), local_qnet(qnet_dir, how)  # nothing is cached yet
             mine.append(cpu_seconds(lambda: ours(*fresh, recorded)))  # noqa: B023  (called at once)
+            both = cast("Any", local_models(MODEL, head_dir, how, normalise))
+            shared.append(cpu_seconds(lambda: ours(*both, recorded)))  # noqa: B023
             batch.append(cpu_seconds(lambda: in_batches(plain, recorded)))
         given = [drawn(fresh[0], number, histories) for number, histories in enumerate(recorded)]
         scored = scoring(plain, qnet_dir, how, given, rounds)
@@ -201,6 +206,13 @@ def rows(tasks: int = 8, turns: int = 6, rounds: int = 3) -> list[Row]:
     work = f"{tasks} tasks, {turns} turns, {REPLIES} replies a turn, policy and QNet of {MODEL}"
     return [
         Row.of("rollout_vs_naive", count / min(mine), count / naive, unit, f"{work}; one request at a time"),
+        Row.of(
+            "rollout_vs_naive (shared trunk)",
+            count / min(shared),
+            count / naive,
+            unit,
+            f"{work}; ours with the value head on the policy's trunk; one request at a time",
+        ),
         Row.of(
             "rollout_vs_released",
             count / min(mine),

@@ -27,7 +27,7 @@ SMALLEST: dict[str, tuple[Any, dict[str, int], set[str]]] = {
     "rollout": (
         rollout,
         {"tasks": 1, "turns": 1, "rounds": 1},
-        {f"rollout_vs_{what}" for what in ("naive", "released", "hf_generate_batch")}
+        {f"rollout_vs_{what}" for what in ("naive", "naive (shared trunk)", "released", "hf_generate_batch")}
         | {"qnet_score_vs_padded", "qnet_score_vs_padded (batch)"},
     ),
     "expand": (expand, {"states": 1, "replies": 2, "rounds": 1}, INSTALLED),
