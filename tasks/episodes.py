@@ -20,7 +20,7 @@ from qlass.seeds import derive_seed
 from tasks import paths
 from tasks.rollouts import Models, Player, World
 from tasks.runner import Job
-from tasks.shards import Plan, Worker, run_shards
+from tasks.shards import Crew, Plan, Worker, run_shards
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +59,12 @@ def start(setup: Setup) -> Worker:
 
 
 def play_all(
-    setup: Setup, tasks: Sequence[TaskSpec], seeds: Sequence[int], folder: Path, *, shard_size: int, workers: int
+    setup: Setup, tasks: Sequence[TaskSpec], seeds: Sequence[int], folder: Path, *, shard_size: int, crew: Crew
 ) -> list[Episode]:
     """Play all tasks with all seeds; finished shards lie in `folder`."""
     items = [(spec, seed) for seed in seeds for spec in tasks]
-    plan = Plan(start, setup, Episode, folder, shard_size, workers, f"{setup.method}/{setup.world.env}")
+    label = f"{setup.method}/{setup.world.env}"
+    plan = Plan(start, setup, Episode, folder, shard_size, crew, label, setup.models.folders)
     return list(run_shards(plan, items))
 
 
@@ -82,7 +83,7 @@ def record(job: Job, setup: Setup, seeds: Sequence[int]) -> None:
     env, method, split = job.cell.items.values()
     tasks, size = load_panel(paths.panel(env, split)).tasks, job.settings.evaluate.shard_size
     with job.work_folder() as folder:
-        episodes = play_all(setup, tasks, seeds, folder, shard_size=size, workers=job.settings.base.workers)
+        episodes = play_all(setup, tasks, seeds, folder, shard_size=size, crew=Crew.of(job.settings.base))
     write_records(paths.episodes(env, method, split), episodes, Episode)
     write_json(paths.metrics("evaluate", env, f"{method}-{split}"), measure(method, episodes))
     job.tracker.episodes(episodes, job.settings.tracking.max_traces)

@@ -19,6 +19,7 @@ from tasks.episodes import measure, play_all
 from tasks.registry import Registry
 from tasks.rollouts import World
 from tasks.search import prepare
+from tasks.shards import Crew
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +48,8 @@ def evaluate_champion(env: str, given: settings.Settings, root: Path) -> dict[st
         with resume.work_folder("evaluate_champion", key, root / paths.WORK) as folder:
             model = registry.champion_files(folder)
             setup = prepare(given, World.of(env, given.envs[env]), "qlass", model / "policy", model / "qnet")
-            size, workers = given.evaluate.shard_size, given.base.workers
-            episodes = play_all(setup, panel.tasks, given.evaluate.seeds, folder, shard_size=size, workers=workers)
+            size, seeds = given.evaluate.shard_size, given.evaluate.seeds
+            episodes = play_all(setup, panel.tasks, seeds, folder, shard_size=size, crew=Crew.of(given.base))
         metrics = measure("qlass", episodes)
         tracker.metrics(metrics)
         tracker.episodes(episodes, given.tracking.max_traces)

@@ -19,7 +19,7 @@ from tasks import paths
 from tasks.demonstrate import play, verify
 from tasks.runner import Job, run
 from tasks.settings import Env
-from tasks.shards import Plan, Worker, run_shards
+from tasks.shards import Crew, Plan, Worker, run_shards
 
 SHARD = 50
 """Tasks per file of finished work; no result depends on it."""
@@ -79,7 +79,8 @@ def main(job: Job) -> None:
     panels = build_panels(name, env, settings.base.seed)
     setup = Setup(name, env.options, env.max_steps, settings.expert.thoughts, settings.base.seed)
     with job.work_folder() as folder:
-        plan = Plan(start, setup, Trajectory, folder, SHARD, settings.base.workers, f"expert/{name}")
+        crew = Crew(settings.base.workers, settings.base.fanout)
+        plan = Plan(start, setup, Trajectory, folder, SHARD, crew, f"expert/{name}")
         played = list(run_shards(plan, panels["train"].tasks))
     solved = [trajectory for trajectory in played if trajectory.success]
     if not solved:

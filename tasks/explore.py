@@ -15,7 +15,7 @@ from qlass.seeds import derive_seed
 from tasks import paths, settings
 from tasks.rollouts import Models, Player, World
 from tasks.runner import Job, run
-from tasks.shards import Plan, Worker, run_shards
+from tasks.shards import Crew, Plan, Worker, run_shards
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,8 @@ def main(job: Job) -> None:
     setup = Setup(World.of(name, getattr(job.settings.envs, name)), models, given, base.seed)
     tasks = tasks_of(name, given.tasks)
     with job.work_folder() as folder:
-        plan = Plan(start, setup, ExplorationTree, folder, given.shard_size, base.workers, f"explore/{name}")
+        label, size = f"explore/{name}", given.shard_size
+        plan = Plan(start, setup, ExplorationTree, folder, size, Crew.of(base), label, models.folders)
         trees = list(run_shards(plan, tasks, lambda done: job.tracker.metrics({"tasks_done": done}, done)))
     write_records(paths.trees(name), trees, ExplorationTree)
     write_json(paths.metrics("explore", name), summary(trees))

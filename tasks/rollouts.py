@@ -61,6 +61,11 @@ class Models:
         served = None if engine.server is None else _served(engine.server, env, name, max_new_tokens)
         return cls(policy, qnet, base.chat_format, base.max_length, max_new_tokens, base.device, engine, served)
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """What a worker loads."""
+        return (self.policy,) if self.qnet is None else (self.policy, self.qnet)
+
 
 def _served(server: Server, env: str, name: str, max_new_tokens: int) -> ServerSettings:
     """Fill in `{policy}` and `{env}` in the server's address and the model's name."""

@@ -1,7 +1,7 @@
 """The settings: params.yaml as frozen dataclasses, one per top-level key.
 
 `load(stage, items)` gives a stage only the keys that its entry in `dvc.yaml` declares, because DVC re-runs a stage only
-when a declared key changes. Keys that change no result (workers, device, tracking) are open to all.
+when a declared key changes. Keys that change no result (workers, fanout, device, tracking) are open to all.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ class Base:
 
     seed: Natural
     workers: Count
+    fanout: Literal["processes", "ray"]
     device: Literal["auto", "cpu", "cuda"]
     source: str
     revision: str | None
@@ -243,7 +244,7 @@ class Settings:
     tracking: Tracking
 
 
-OPEN_KEYS = ("base.workers", "base.device", "tracking")
+OPEN_KEYS = ("base.workers", "base.fanout", "base.device", "tracking")
 """Keys that every stage may read, because no result depends on them."""
 
 

@@ -1,7 +1,8 @@
-"""Spread tasks over worker processes so that interruption, death of a worker and worker count change no byte.
+"""Spread tasks over workers so that interruption, death of a worker, worker count and kind of worker change no byte.
 
 A shard is a fixed group of consecutive tasks; each finished one is a file of records. A restart skips finished shards,
-and the result is their concatenation in order.
+and the result is their concatenation in order. Workers are processes of this machine, or actors of a Ray cluster
+(`tasks.ray_pool`).
 """
 
 from __future__ import annotations
@@ -13,28 +14,57 @@ import os
 import signal
 import sys
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 from qlass.errors import QlassError
 from qlass.jsonl import iter_records, write_records
 from tasks.progress import Progress
+from tasks.settings import Base
 
 logger = logging.getLogger(__name__)
 
-R = TypeVar("R")
 Worker = Callable[[Sequence[Any]], Sequence[Any]]
 """Turns the tasks of one shard into their records."""
+
+# More would fight over the cores, and the number of threads can change the last bit of a sum.
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+"""Environment variables of every worker."""
 
 
 class WorkerDied(QlassError):
     """A worker process was killed twice on the same shard, most likely for memory."""
 
     exit_code: ClassVar[int] = 75
+
+
+class Died(Exception):
+    """A worker ended without an answer; the text says how."""
+
+
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """Who does the work; no result depends on it.
+
+    Attributes:
+        workers: how many.
+        fanout: what they are: processes of this machine, or actors of a Ray cluster.
+        gpus: that Ray keeps for each of them; processes share what the machine has.
+    """
+
+    workers: int
+    fanout: Literal["processes", "ray"] = "processes"
+    gpus: int = 0
+
+    @classmethod
+    def of(cls, base: Base) -> Self:
+        """Return the crew that plays with a model: one GPU each with `device: cuda`; with `auto` they share, as processes do."""
+        return cls(base.workers, base.fanout, gpus=int(base.device == "cuda"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +77,9 @@ class Plan:
         kind: record that the worker makes.
         folder: where the files of finished shards lie.
         shard_size: tasks per shard.
-        workers: processes.
+        crew: who does it.
         label: name in progress lines.
+        reads: folders that `start` or its worker reads.
     """
 
     start: Callable[[Any], Worker]
@@ -56,8 +87,9 @@ class Plan:
     kind: type[Any]
     folder: Path
     shard_size: int
-    workers: int
+    crew: Crew
     label: str
+    reads: tuple[Path, ...] = ()
 
     def file(self, shard: int) -> Path:
         """Return the file of one finished shard."""
@@ -80,7 +112,7 @@ def run_shards(plan: Plan, items: Sequence[Any], on_progress: Callable[[int], No
     left = {number: tasks for number, tasks in shards.items() if not plan.file(number).exists()}
     done = len(items) - sum(map(len, left.values()))
     progress = Progress(plan.label, len(items), done=done)
-    for number in _Pool(plan).run(left):
+    for number in _pool(plan).run(left):
         done += len(shards[number])
         progress.update(done)
         if on_progress is not None:
@@ -88,79 +120,132 @@ def run_shards(plan: Plan, items: Sequence[Any], on_progress: Callable[[int], No
     return (record for number in shards for record in iter_records(plan.file(number), plan.kind))
 
 
-class _Pool:
-    """The processes of one run, each busy with one shard."""
+def _pool(plan: Plan) -> Pool:
+    """Return the workers that the plan asks for; Ray is needed only where it is asked for."""
+    if plan.crew.fanout == "processes":
+        return _Processes(plan)
+    from tasks.ray_pool import RayPool
+
+    return RayPool(plan)
+
+
+class Pool(ABC):
+    """The workers of one run, each busy with one shard.
+
+    What a worker is, and what its answer arrives by (the key of `busy`), is the business of a subclass.
+    """
 
     def __init__(self, plan: Plan) -> None:
+        """Keep what to run."""
         self.plan = plan
-        self.busy: dict[Connection, tuple[BaseProcess, int]] = {}
+        self.busy: dict[Any, tuple[Any, int]] = {}
 
     def run(self, shards: dict[int, Sequence[Any]]) -> Iterator[int]:
-        """Yield the number of each shard when it is finished; end all processes whatever happens."""
+        """Yield the number of each shard when its file is there; end all workers whatever happens."""
         waiting = list(shards)[::-1]
         died: set[int] = set()
         try:
-            while waiting and len(self.busy) < self.plan.workers:
-                self._spawn(waiting.pop(), shards)
+            while waiting and len(self.busy) < self.plan.crew.workers:
+                self._give(self._hire(), waiting.pop(), shards)
             while self.busy:
-                for pipe in cast("list[Connection]", wait(list(self.busy))):
-                    number = self._receive(pipe, shards, died)
-                    if number is None:
+                for answer in self._answers():
+                    worker, number = self.busy[answer]
+                    try:
+                        self._finish(answer)
+                    except Died as death:
+                        del self.busy[answer]
+                        self._forgive(number, death, died)
+                        self._give(self._hire(), number, shards)
                         continue
                     yield number
-                    process = self.busy.pop(pipe)[0]
+                    del self.busy[answer]
                     if waiting:
-                        self._send(pipe, process, waiting.pop(), shards)
+                        self._give(worker, waiting.pop(), shards)
                     else:
-                        pipe.close()
-                        process.join()
+                        self._dismiss(worker)
         finally:
             self._end()
 
-    def _spawn(self, number: int, shards: dict[int, Sequence[Any]]) -> None:
-        """Start a process on a shard."""
-        # One thread each: more would fight over the cores, and the number of threads can change the last bit of a sum.
-        os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
+    def _give(self, worker: Any, number: int, shards: dict[int, Sequence[Any]]) -> None:
+        """Give a shard to a worker; if that is dead already, `_finish` finds out."""
+        self.busy[self._send(worker, (number, list(shards[number])))] = worker, number
+
+    def _forgive(self, number: int, death: Died, died: set[int]) -> None:
+        """Let a shard end its worker once, not twice."""
+        if number in died:
+            raise WorkerDied(
+                f"{self.plan.label}: shard {number} ended its worker process twice ({death}); free memory or lower "
+                "base.workers and run again: finished shards are kept"
+            ) from None
+        died.add(number)
+        logger.warning("worker=dead shard=%d retry=1 reason=%r", number, str(death))
+
+    @abstractmethod
+    def _hire(self) -> Any:
+        """Start a worker."""
+
+    @abstractmethod
+    def _send(self, worker: Any, shard: tuple[int, list[Any]]) -> Any:
+        """Send number and tasks of a shard; return what the answer arrives by."""
+
+    @abstractmethod
+    def _answers(self) -> list[Any]:
+        """Wait for at least one answer."""
+
+    @abstractmethod
+    def _finish(self, answer: Any) -> None:
+        """Return when the shard's file is there; raise the worker's error, or Died."""
+
+    @abstractmethod
+    def _dismiss(self, worker: Any) -> None:
+        """End a worker that has no more work."""
+
+    @abstractmethod
+    def _end(self) -> None:
+        """Kill what still works; its shards are lost, a file appears only when complete."""
+
+
+class _Processes(Pool):
+    """Processes of this machine, which write the files themselves."""
+
+    def _hire(self) -> tuple[BaseProcess, Connection]:
+        os.environ.update(ONE_THREAD)
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_work, args=(theirs, self.plan, os.getpid()), daemon=True)
         process.start()
         theirs.close()
-        self._send(ours, process, number, shards)
+        return process, ours
 
-    def _send(self, pipe: Connection, process: BaseProcess, number: int, shards: dict[int, Sequence[Any]]) -> None:
-        """Give a shard to a process; if that is dead already, `_receive` finds out."""
-        self.busy[pipe] = (process, number)
+    def _send(self, worker: tuple[BaseProcess, Connection], shard: tuple[int, list[Any]]) -> Connection:
+        process, pipe = worker
         try:
-            pipe.send((number, list(shards[number])))
+            pipe.send(shard)
         except (BrokenPipeError, ConnectionResetError):
             logger.debug("pipe of process %s is closed", process.pid)
+        return pipe
 
-    def _receive(self, pipe: Connection, shards: dict[int, Sequence[Any]], died: set[int]) -> int | None:
-        """Return the finished shard of a pipe, or None when its process died and another has taken over."""
+    def _answers(self) -> list[Connection]:
+        return cast("list[Connection]", wait(list(self.busy)))
+
+    def _finish(self, answer: Connection) -> None:
         try:
-            error = pipe.recv()
+            error = answer.recv()
         except (EOFError, ConnectionResetError):
-            process, number = self.busy.pop(pipe)
-            pipe.close()
+            process = self.busy[answer][0][0]
+            answer.close()
             process.join()
-            if number in died:
-                raise WorkerDied(
-                    f"{self.plan.label}: shard {number} ended its worker process twice (exit code {process.exitcode}; "
-                    "-9 is mostly lack of memory); free memory or lower base.workers and run again: finished shards "
-                    "are kept"
-                ) from None
-            died.add(number)
-            logger.warning("worker=dead pid=%s exit_code=%s shard=%d retry=1", process.pid, process.exitcode, number)
-            self._spawn(number, shards)
-            return None
+            raise Died(f"exit code {process.exitcode}; -9 is mostly lack of memory") from None
         if error is not None:
             raise error
-        return self.busy[pipe][1]
+
+    def _dismiss(self, worker: tuple[BaseProcess, Connection]) -> None:
+        process, pipe = worker
+        pipe.close()
+        process.join()
 
     def _end(self) -> None:
-        """Kill what still runs; a shard in work is lost, its file appears only when complete."""
-        for pipe, (process, _) in self.busy.items():
+        for (process, pipe), _ in self.busy.values():
             process.kill()
             process.join()
             pipe.close()
@@ -180,16 +265,16 @@ def _work(pipe: Connection, plan: Plan, parent: int) -> None:
     except EOFError:  # the parent has no more work
         return
     except Exception as error:  # noqa: BLE001  it is raised again in the parent
-        pipe.send(_portable(error))
+        pipe.send(portable(error))
 
 
-def _portable(error: Exception) -> Exception:
-    """Return an error that survives the pipe, with the traceback as a note."""
+def portable(error: Exception) -> Exception:
+    """Return an error that survives the way to the parent, with the traceback as a note."""
     text = "".join(traceback.format_exception(error))
-    portable = error if isinstance(error, QlassError) else RuntimeError(f"{type(error).__name__}: {error}")
-    portable.add_note(f"in a worker process:\n{text}")
-    portable.__cause__ = portable.__context__ = None
-    return portable
+    found = error if isinstance(error, QlassError) else RuntimeError(f"{type(error).__name__}: {error}")
+    found.add_note(f"in a worker process:\n{text}")
+    found.__cause__ = found.__context__ = None
+    return found
 
 
 def _die_with(parent: int) -> None:

@@ -25,6 +25,7 @@ PARAMS = {
     "run.splits": ["test_seen", "test_unseen"],
     "base.seed": 0,
     "base.workers": 1,
+    "base.fanout": "processes",
     "base.source": "models/reader-3m",
     "base.revision": None,
     "base.chat_format": "qlass",
