@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from transformers import LlamaForCausalLM, Qwen2Config, Qwen2Model
 
 from qlass.errors import ModelMismatch
-from qlass.policies.llama import SHARED_TOKENS, LlamaTrunk
+from qlass.policies.llama import COLUMNS, PREFILL_QUERIES, SHARED_TOKENS, LlamaTrunk
 from qlass.prompts import Prompt
 
 BuildModel = Callable[..., LlamaForCausalLM]
@@ -175,6 +175,38 @@ def test_long_prompts_are_split_into_groups(build_model: BuildModel, plain: Plai
     lengths = (900, 30, 1000, 2, 950, 2100)
     prompts = [Prompt(tuple(rng.randrange(7, 30) for _ in range(n)), (n // 2, n)) for n in lengths]
     assert check(trunk_of(model), model, plain, prompts) == sum(lengths)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_blocks_of_queries_and_of_columns(build_model: BuildModel, plain: Plain, shape: str) -> None:
+    """Lengths about the sizes in which scores are computed and caches are laid out; from nothing, and continued."""
+    rng, model = random.Random(11), build_model(**SHAPES[shape])
+    trunk = trunk_of(model)
+    lengths = (COLUMNS - 1, COLUMNS, COLUMNS + 1, PREFILL_QUERIES, PREFILL_QUERIES + 1, 2 * PREFILL_QUERIES + 40)
+    ids = [tuple(rng.randrange(7, 30) for _ in range(length + 2 * PREFILL_QUERIES)) for length in lengths]
+    first = [Prompt(row[:length], (length,)) for row, length in zip(ids, lengths, strict=True)]
+    assert check(trunk, model, plain, first) == sum(lengths)
+    longer = [Prompt(row, (*prompt.boundaries, len(row))) for row, prompt in zip(ids, first, strict=True)]
+    assert check(trunk, model, plain, longer) == len(lengths) * 2 * PREFILL_QUERIES
+
+
+def test_one_state_of_each_reply(build_model: BuildModel, plain: Plain) -> None:
+    """Asked for one position, the last layer computes no other; what was cached goes on as before."""
+    rng, model = random.Random(12), build_model()
+    trunk = trunk_of(model)
+    prompts = [prompt_of(talk(rng, messages)) for messages in (1, 4)]
+    space, _, _ = trunk.prefill(prompts)
+    replies = torch.tensor([[[rng.randrange(7, 30) for _ in range(70)] for _ in range(3)] for _ in prompts])
+    read = torch.tensor([[4, 0, 2], [1, 4, 3]])
+    states = trunk.extend(space, replies[:, :, :5], read)
+    assert states.shape == (2, 3, 1, 32)
+    rest = trunk.extend(space, replies[:, :, 5:])
+    for row, prompt in enumerate(prompts):
+        for sibling in range(3):
+            whole = plain(model, [*prompt.ids, *replies[row, sibling].tolist()])[len(prompt.ids) :]
+            one = whole[read[row, sibling]]
+            torch.testing.assert_close(states[row, sibling, 0], one, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(rest[row, sibling], whole[5:], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
