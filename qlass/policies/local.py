@@ -30,7 +30,7 @@ class ReplyStates:
 
     def put(self, prompt: Ids, reply: Ids, state: Tensor) -> None:
         """Remember the state (hidden,) at the end of a reply, given without its end of turn."""
-        self._states[prompt, reply] = state
+        self._states[prompt, reply] = state.clone()  # a view would keep the states of all replies of its step
         if len(self._states) > self._capacity:
             self._states.popitem(last=False)
 
