@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import signal
 import socket
 import time
@@ -83,9 +84,7 @@ class RayPool(Pool):
         self.ray.kill(worker)
 
     def _end(self) -> None:
-        for worker, _ in self.busy.values():
-            self.ray.kill(worker)
-        self.busy.clear()
+        self.busy.clear()  # they end with the connection
 
 
 class _Actor:
@@ -122,7 +121,10 @@ def _connected(plan: Plan) -> Iterator[Any]:
     """Yield the module `ray`, connected to a cluster that can hold a worker."""
     environment.apply()
     address = os.environ.get("RAY_ADDRESS") or "local"
-    if address != "local":
+    if address == "local":
+        # Else Ray writes one into the home folder, which `ray start` would then demand of every machine.
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex())
+    else:
         os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")  # 40 s; Ray's default is a quarter of an hour
     ray = _import_ray()
     try:
@@ -157,10 +159,10 @@ def _connect(ray: Any, address: str, workers: int) -> None:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
     except OSError as error:
         raise Busy(
-            f"RAY_ADDRESS: found {address}, where no Ray cluster answers ({error}); start one (docs/operations.md), or "
-            "unset RAY_ADDRESS to use this machine alone"
+            f"RAY_ADDRESS: found {address}, where no Ray cluster answers ({error}); start one, with this RAY_AUTH_MODE and "
+            "token (docs/operations.md), or unset RAY_ADDRESS to use this machine alone"
         ) from None
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise SettingsError(f"RAY_ADDRESS: found {address!r}; allowed: host:port of a Ray cluster; {error}") from None
     finally:
         signal.signal(signal.SIGTERM, on_sigterm)

@@ -1,5 +1,6 @@
 """Shards on a real Ray cluster of two nodes, both on this machine; and on the Ray that a stage starts for itself."""
 
+import json
 import os
 import shutil
 import signal
@@ -19,34 +20,66 @@ from qlass.records import TaskSpec
 from tasks import environment, paths, ray_pool, shards
 from tests.tasks.toy_shards import alive, command, drive, pids, start, wait_for
 
-environment.apply()
 pytest.importorskip("ray")
-from ray.cluster_utils import Cluster  # noqa: E402
 
-SOON_DEAD = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
-"""A node that says nothing is given up after two seconds, not after fifteen."""
+HEALTH = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 1000, "health_check_failure_threshold": 8}
+"""A silent node is given up after eight seconds, not fifteen; a silent worker is out of reach after three."""
+
+OWN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "f" * 64, "OMP_NUM_THREADS": "3"}
+"""Environment variables of all nodes."""
 
 Drive = Callable[..., subprocess.CompletedProcess[str]]
 
 
+class Cluster:
+    """Nodes of two CPUs, started by the commands of docs/operations.md; each is a group of processes on this machine."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.nodes: list[subprocess.Popen[bytes]] = []
+        self.variables = environment.DEFAULTS | os.environ | OWN | {"RAY_TMPDIR": str(folder)}
+
+    def start(self) -> None:
+        """Start two nodes."""
+        self._start("--head", "--port=0", "--include-dashboard=false", f"--system-config={json.dumps(HEALTH)}")
+        self.variables["RAY_ADDRESS"] = (self.folder / "ray" / "ray_current_cluster").read_text()
+        self.add()
+
+    def add(self) -> None:
+        """Start one more."""
+        self._start(f"--address={self.variables['RAY_ADDRESS']}")
+
+    def _start(self, *options: str) -> None:
+        line = [Path(sys.executable).with_name("ray"), "start", "--block", "--num-cpus=2", *options]
+        with (self.folder / "log").open("wb") as log:
+            node = subprocess.Popen(line, env=self.variables, stdout=log, stderr=log, start_new_session=True)
+        self.nodes.append(node)
+        wait_for(lambda: "Ray runtime started" in (self.folder / "log").read_text(), 120)
+
+    def remove(self) -> None:
+        """Lose the node that was added last, as in a power cut."""
+        node = self.nodes.pop()
+        os.killpg(node.pid, signal.SIGKILL)
+        node.wait()
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """Return a cluster of two nodes with two CPUs each; three threads are what its machines would take by themselves."""
-    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="ray-") as folder:
-        patch.setenv("RAY_TMPDIR", folder)  # pytest's own folders are too long for the sockets in it
-        patch.setenv("OMP_NUM_THREADS", "3")
-        patch.delenv("RAY_ADDRESS", raising=False)
-        head = {"num_cpus": 2, "include_dashboard": False, "_system_config": SOON_DEAD}
-        cluster = Cluster(initialize_head=True, head_node_args=head)
-        cluster.add_node(num_cpus=2)
-        yield cluster
-        cluster.shutdown()
+    """Return a cluster of two nodes."""
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder:  # pytest's own are too long for the sockets in it
+        cluster = Cluster(Path(folder))
+        try:
+            cluster.start()
+            yield cluster
+        finally:
+            while cluster.nodes:
+                cluster.remove()
 
 
 @pytest.fixture
 def on_ray(cluster: Cluster) -> Drive:
     """Return `drive` with the workers of the cluster."""
-    return partial(drive, fanout="ray", variables={**os.environ, "RAY_ADDRESS": cluster.address})
+    return partial(drive, fanout="ray", variables=cluster.variables)
 
 
 @pytest.fixture(scope="module")
@@ -65,14 +98,14 @@ def test_ray_writes_the_bytes_of_processes(tmp_path: Path, on_ray: Drive, expect
     done = on_ray(tmp_path, workers=4)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert written(tmp_path) == expected
-    assert len(expected) == 5
+    assert len(expected) == 6
     found = list(tmp_path.glob("pid-*"))
     assert len(found) == 4
-    assert {path.read_text() for path in found} == {"1"}  # thread
+    assert {path.read_text() for path in found} == {f"threads=1 niceness={os.nice(0)}"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, 2, 5])  # there are four CPUs
 def test_worker_count_changes_no_byte(tmp_path: Path, on_ray: Drive, expected: dict[str, bytes], workers: int) -> None:
     assert on_ray(tmp_path, workers=workers).returncode == 0
     assert written(tmp_path) == expected
@@ -133,6 +166,12 @@ def test_an_address_without_a_cluster_is_named(
     assert signal.getsignal(signal.SIGTERM) is handler
 
 
+def test_a_cluster_that_wants_a_token_says_so(tmp_path: Path, cluster: Cluster) -> None:
+    done = drive(tmp_path, fanout="ray", variables=cluster.variables | {"RAY_AUTH_MODE": "disabled"})
+    assert "Authentication token is missing" in done.stderr
+    assert f"Busy: RAY_ADDRESS: found {cluster.variables['RAY_ADDRESS']}, where no Ray cluster answers" in done.stderr
+
+
 def test_without_the_package_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(DependencyNotInstalled, match=r"pip install qlass\[ray\]"):
@@ -160,8 +199,8 @@ def test_code_that_a_machine_does_not_have_is_named(tmp_path: Path, cluster: Clu
     (tmp_path / "only_here.py").write_text("def start(setup): return list")
     code = "from pathlib import Path; from only_here import start; from tasks.shards import *; import sys\n"
     code += "run_shards(Plan(start, None, str, Path(sys.argv[1]), 4, Crew(1, 'ray'), 'test'), range(3))"
-    variables = {**os.environ, "RAY_ADDRESS": cluster.address}
-    variables["PYTHONPATH"] = os.pathsep.join([str(tmp_path), variables.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    variables = {**cluster.variables, "PYTHONPATH": path}
     line = [sys.executable, "-c", code, str(tmp_path)]
     done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=120, env=variables)
     found = "DataError: a Ray worker cannot load the project: ModuleNotFoundError: No module named 'only_here'; all machines"
@@ -176,18 +215,16 @@ def plan(folder: Path, reads: tuple[Path, ...] = ()) -> shards.Plan:
 def test_a_lost_node_costs_nothing_but_time(
     tmp_path: Path, cluster: Cluster, on_ray: Drive, expected: dict[str, bytes]
 ) -> None:
-    variables = {**os.environ, "RAY_ADDRESS": cluster.address}
-    line = command(tmp_path, "hold", 4, "ray")  # shard 0 ends; the others fill the two CPUs of one node, at least
-    with subprocess.Popen(line, env=variables, stderr=subprocess.PIPE, text=True) as process:
-        wait_for(lambda: len(pids(tmp_path)) == 4 and (tmp_path / "shard-00000.jsonl").exists())
-        cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
-        cluster.add_node(num_cpus=2)
-        wait_for(lambda: not all(map(alive, pids(tmp_path))))
+    line, log = command(tmp_path, "hold", 4, "ray"), tmp_path / "stderr"
+    with log.open("w") as file, subprocess.Popen(line, env=cluster.variables, stderr=file) as process:
+        wait_for(lambda: (tmp_path / "log").exists() and len((tmp_path / "log").read_text().split()) == 5, 120)
+        cluster.remove()  # and with it two of the four workers; the others keep the CPUs that are left
+        wait_for(lambda: log.read_text().count("worker=dead") == 2 or process.poll() is not None, 120)
         (tmp_path / "go").touch()
-        _, log = process.communicate(timeout=120)
-    assert process.returncode == 0, log
-    assert "worker=dead" in log
-    assert "its node has died" in log
+        process.wait(120)
+    cluster.add()
+    assert process.returncode == 0, log.read_text()
+    assert log.read_text().count("The actor died because its node has died") == 2
     assert written(tmp_path) == expected
 
 
@@ -197,8 +234,10 @@ def test_a_lost_node_costs_nothing_but_time(
 def test_an_interrupted_run_leaves_no_worker_and_goes_on(
     tmp_path: Path, cluster: Cluster, expected: dict[str, bytes], *, local: bool, number: int, code: int
 ) -> None:
-    address = "" if local else cluster.address
-    variables = {**os.environ, "RAY_ADDRESS": address}
+    variables = cluster.variables
+    if local:
+        variables = {name: value for name, value in variables.items() if name not in ("RAY_ADDRESS", *OWN)}
+        variables |= {"HOME": str(tmp_path), "RAY_TMPDIR": str(cluster.folder)}
     line = command(tmp_path, "hold", 3, "ray")
     with subprocess.Popen(line, env=variables, stderr=subprocess.DEVNULL, start_new_session=True) as process:
         wait_for(lambda: len(pids(tmp_path)) == 3 and (tmp_path / "shard-00000.jsonl").exists(), seconds=120)
@@ -210,7 +249,8 @@ def test_an_interrupted_run_leaves_no_worker_and_goes_on(
     (tmp_path / "log").unlink()
     assert drive(tmp_path, "hold", 3, "ray", variables).returncode == 0
     assert written(tmp_path) == expected
-    assert sorted(map(int, (tmp_path / "log").read_text().split())) == [4, 8, 12]  # shard 0 was not done again
+    assert sorted(map(int, (tmp_path / "log").read_text().split())) == [4, 8, 12, 16]  # shard 0 was not done again
+    assert not (tmp_path / ".ray").exists()  # where Ray would keep a token that later clusters ask for
 
 
 @pytest.mark.slow
@@ -226,7 +266,8 @@ def test_stages_write_the_bytes_of_processes(
     params({"evaluate.max_new_tokens": 4, "evaluate.shard_size": 4})
     monkeypatch.setenv("PYTHONPATH", str(project))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # tracking is not what is tested here
-    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    for name in ("RAY_ADDRESS", "RAY_TMPDIR", *OWN):
+        monkeypatch.setenv(name, cluster.variables[name])
     for policy in (paths.BASE_POLICY, paths.sft_policy("corridor")):
         shutil.copytree(tiny_policy, project / policy)
     outputs = []

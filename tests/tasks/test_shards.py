@@ -16,7 +16,7 @@ def test_worker_count_changes_no_byte(tmp_path: Path) -> None:
         assert len(pids(folder)) == workers
         outputs.append((folder / "out.jsonl").read_bytes())
     assert outputs[0] == outputs[1]
-    assert outputs[0].count(b"\n") == 15
+    assert outputs[0].count(b"\n") == 19
 
 
 def test_a_killed_worker_costs_nothing_but_time(tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def test_a_shard_that_kills_twice_is_an_error_and_the_others_are_kept(tmp_path: 
     assert sorted(path.name for path in tmp_path.glob("shard-*")) == ["shard-00000.jsonl"]
     (tmp_path / "log").unlink()
     assert drive(tmp_path, workers=1).returncode == 0
-    assert (tmp_path / "log").read_text().split() == ["4", "8", "12"]  # shard 0 was not done again
+    assert (tmp_path / "log").read_text().split() == ["4", "8", "12", "16"]  # shard 0 was not done again
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_an_error_in_a_worker_is_the_error_of_the_stage(tmp_path: Path, mode: st
 
 def test_a_worker_has_one_thread(tmp_path: Path) -> None:
     assert drive(tmp_path, variables={**os.environ, "OMP_NUM_THREADS": "3"}).returncode == 0
-    assert {path.read_text() for path in tmp_path.glob("pid-*")} == {"1"}
+    assert {path.read_text() for path in tmp_path.glob("pid-*")} == {f"threads=1 niceness={os.nice(0)}"}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])

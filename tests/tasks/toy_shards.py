@@ -1,4 +1,4 @@
-"""A stage without a model: `python toy_shards.py FOLDER MODE WORKERS FANOUT` spreads 14 tasks in four shards; and how tests run it."""
+"""A stage without a model: `python toy_shards.py FOLDER MODE WORKERS FANOUT` spreads 18 tasks in five shards; and how tests run it."""
 
 import hashlib
 import os
@@ -19,7 +19,7 @@ def start(setup: tuple[str, Path]) -> shards.Worker:
     mode, folder = setup
 
     def work(tasks: list[int]) -> list[TaskSpec]:
-        (folder / f"pid-{os.getpid()}").write_text(os.environ["OMP_NUM_THREADS"])
+        (folder / f"pid-{os.getpid()}").write_text(f"threads={os.environ['OMP_NUM_THREADS']} niceness={os.nice(0)}")
         with (folder / "log").open("a") as log:
             log.write(f"{tasks[0]}\n")
         if mode == "hold":
@@ -84,5 +84,5 @@ if __name__ == "__main__":
     folder, mode, workers, fanout = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
     crew = shards.Crew(workers, fanout, gpus=int(mode == "gpu"))
     plan = shards.Plan(start, (mode, folder), TaskSpec, folder, 4, crew, "test")
-    write_records(folder / "out.jsonl", shards.run_shards(plan, range(14)), TaskSpec)
+    write_records(folder / "out.jsonl", shards.run_shards(plan, range(18)), TaskSpec)
     assert "torch" not in sys.modules
