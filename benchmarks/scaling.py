@@ -22,7 +22,7 @@ from tasks import explore, paths, settings
 from tasks.rollouts import Models, World
 
 ENV = "alfworld"
-TASKS = (5, 10, 20, 40)
+TASKS = (5, 10, 20)
 DEPTHS = (2, 4, 6, 8, 10)
 UNCAPPED = 1_000_000
 HEADER = (
@@ -84,9 +84,9 @@ def main() -> None:
     for tasks in TASKS:
         print(line(tasks, given.depth, given.max_nodes), flush=True)
     for depth in DEPTHS:
-        print(line(TASKS[1], depth, given.max_nodes), flush=True)
+        print(line(TASKS[0], depth, given.max_nodes), flush=True)
     for depth in DEPTHS[:3]:
-        print(line(TASKS[0], depth, UNCAPPED), flush=True)
+        print(line(2, depth, UNCAPPED), flush=True)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ def start(setup: tuple[str, Path]) -> shards.Worker:
     mode, folder = setup
 
     def work(tasks: list[int]) -> list[TaskSpec]:
-        (folder / f"pid-{os.getpid()}").write_text(f"threads={os.environ['OMP_NUM_THREADS']} niceness={os.nice(0)}")
+        (folder / f"pid-{os.getpid()}").write_text(f"threads={os.environ['OMP_NUM_THREADS']}")
+        sys.stderr.write("what a worker says\n")
         with (folder / "log").open("a") as log:
             log.write(f"{tasks[0]}\n")
         if mode == "hold":
