@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -32,6 +32,9 @@ PREFILL_QUERIES = 128
 
 COLUMNS = 64
 """Caches have a multiple of this number of columns: oneDNN prepares a kernel for each new shape, which takes half a millisecond."""
+
+PACKED_ROWS = 64
+"""Rows of a product for which weights are laid out; other numbers give the same layout."""
 
 SHARED_TOKENS = 32
 """A beginning that several prompts share is encoded first and once if it has this many new tokens."""
@@ -268,16 +271,16 @@ class _FusedLayer:
 
     def __init__(self, layer: Any) -> None:
         attention, mlp = layer.self_attn, layer.mlp
-        self.qkv = torch.cat((attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight)).detach()
-        self.up = torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight)).detach()
-        self.out, self.down = attention.o_proj.weight.detach(), mlp.down_proj.weight.detach()
+        self.qkv = _product(torch.cat((attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight)))
+        self.up = _product(torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight)))
+        self.out, self.down = _product(attention.o_proj.weight), _product(mlp.down_proj.weight)
         self.norm_in, self.norm_mlp = layer.input_layernorm, layer.post_attention_layernorm
 
     def project(
         self, x: Tensor, cos: Tensor, sin: Tensor, heads: int, kv_heads: int, head_dim: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return rotated queries (B, T, heads, D), already divided by sqrt(D), rotated keys and values (B, T, kv_heads, D)."""
-        joined = functional.linear(self.norm_in(x), self.qkv).unflatten(-1, (-1, head_dim))
+        joined = self.qkv(self.norm_in(x)).unflatten(-1, (-1, head_dim))
         both, value = joined.split((heads + kv_heads, kv_heads), dim=2)
         cos, sin = cos[:, :, None], sin[:, :, None]
         query, key = (both * cos + _rotate_half(both) * sin).split((heads, kv_heads), dim=2)
@@ -285,9 +288,24 @@ class _FusedLayer:
 
     def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
         """Add attention's output and the feed-forward block to the residual stream."""
-        x = x + functional.linear(mixed, self.out)
-        gate, up = functional.linear(self.norm_mlp(x), self.up).chunk(2, dim=-1)
-        return x + functional.linear(functional.silu(gate) * up, self.down)
+        x = x + self.out(mixed)
+        gate, up = self.up(self.norm_mlp(x)).chunk(2, dim=-1)
+        return x + self.down(functional.silu(gate) * up)
+
+
+def _product(weight: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return the product with a weight; for x86 processors the weight is laid out for oneDNN once, and not at each call.
+
+    With bf16 the sums stay the same to the bit, and a product of few rows takes up to a third less time; with fp32, where torch
+    would call MKL, 32 rows and more take half the time and the last bits differ.
+    """
+    weight = weight.detach()
+    x86 = torch.backends.cpu.get_cpu_capability().startswith("AVX") and torch.backends.mkldnn.is_available()
+    supported = weight.dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if weight.device.type != "cpu" or not x86 or not supported:
+        return lambda x: functional.linear(x, weight)
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight, PACKED_ROWS)
+    return lambda x: cast("Tensor", torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], ""))
 
 
 def _check_architecture(config: Any) -> None:

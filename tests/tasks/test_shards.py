@@ -50,7 +50,7 @@ def test_an_error_in_a_worker_is_the_error_of_the_stage(tmp_path: Path, mode: st
 
 def test_a_worker_has_one_thread(tmp_path: Path) -> None:
     assert drive(tmp_path, variables={**os.environ, "OMP_NUM_THREADS": "3"}).returncode == 0
-    assert {path.read_text() for path in tmp_path.glob("pid-*")} == {f"threads=1 niceness={os.nice(0)}"}
+    assert {path.read_text() for path in tmp_path.glob("pid-*")} == {"threads=1"}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
