@@ -15,6 +15,8 @@ from qlass.policies.server import ServerPolicy, ServerSettings
 from tasks.settings import Base, Engine, Env, Server
 
 if TYPE_CHECKING:
+    from qlass.policies.local import LocalPolicy, LocalValueFunction
+    from qlass.records import History
     from qlass.search.driver import Routine
 
 
@@ -95,11 +97,44 @@ class World:
         return cls(env, given.options, given.max_steps)
 
 
-class Player:
-    """Plays shards: engines and modules are made once per process, models once per shard.
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """What a process loads once.
 
-    A loaded model caches the conversations that it has seen, and what is cached can change the last bit of a number.
-    Models that live for one shard make a shard's bytes independent of what its process did before.
+    Attributes:
+        policy: None where a server runs it.
+        qnet: None where no value is asked for.
+        encode: history to token ids, for a server that wants these.
+    """
+
+    policy: LocalPolicy | None
+    qnet: LocalValueFunction | None
+    encode: Callable[[History], tuple[int, ...]] | None
+
+    @classmethod
+    def of(cls, models: Models, normalise: Callable[[str], str]) -> Self:
+        """Load what the models' folders hold."""
+        from qlass.policies.load import LocalSettings, local_models, local_qnet, prompt_encoder
+
+        how = LocalSettings(
+            models.chat_format,
+            models.max_length,
+            models.max_new_tokens,
+            device=models.device,
+            cache_mb=models.engine.cache_mb,
+            precision=models.engine.precision,
+        )
+        if models.served is None:
+            return cls(*local_models(models.policy, models.qnet, how, normalise), None)
+        qnet = local_qnet(models.qnet, how) if models.qnet is not None else None
+        return cls(None, qnet, prompt_encoder(models.policy, how) if models.served.api == "completions" else None)
+
+
+class Player:
+    """Plays shards; engines, modules and weights are loaded once per process.
+
+    Models forget all conversations before each shard: what is cached can change the last bit of a number, and a shard's bytes
+    must not depend on what its process did before.
     """
 
     def __init__(self, world: World, models: Models) -> None:
@@ -107,6 +142,7 @@ class Player:
         self.definition: EnvDefinition = get_definition(world.env)
         self._world, self._models = world, models
         self._engines: list[TextEnv] = []
+        self._loaded: _Loaded | None = None
 
     def play(self, starts: Iterable[Callable[[TextEnv], Routine[Any]]]) -> list[Any]:
         """Drive the routines of a shard; return their results in the order of `starts`."""
@@ -116,29 +152,22 @@ class Player:
         slots = min(len(routines), engine.slots or len(routines))
         while len(self._engines) < slots:
             self._engines.append(make_env(self.definition, self._world.options, self._world.max_steps))
-        with self._load() as (policy, qnet):
+        with self._fresh() as (policy, qnet):
             results = dict(drive(routines, self._engines[:slots], policy, qnet, overlap=engine.overlap))
         return [results[number] for number in range(len(routines))]
 
     @contextmanager
-    def _load(self) -> Iterator[tuple[Policy, ValueFunction | None]]:
-        """Load the models, or connect to the server of the policy until the shard is done."""
-        from qlass.policies.load import LocalSettings, local_models, local_qnet, prompt_encoder
-
-        models, engine = self._models, self._models.engine
-        how = LocalSettings(
-            models.chat_format,
-            models.max_length,
-            models.max_new_tokens,
-            device=models.device,
-            cache_mb=engine.cache_mb,
-            precision=engine.precision,
-        )
-        normalise = self.definition.normalise_action
-        if models.served is None:
-            yield local_models(models.policy, models.qnet, how, normalise)
-            return
-        qnet = local_qnet(models.qnet, how) if models.qnet is not None else None
-        encode = prompt_encoder(models.policy, how) if models.served.api == "completions" else None
-        with closing(ServerPolicy(models.served, normalise, encode)) as policy:
+    def _fresh(self) -> Iterator[tuple[Policy, ValueFunction | None]]:
+        """Yield models that have seen nothing; a server's policy is closed in the end."""
+        normalise, served = self.definition.normalise_action, self._models.served
+        if self._loaded is None:
+            self._loaded = _Loaded.of(self._models, normalise)
+        policy, qnet = self._loaded.policy, self._loaded.qnet
+        for model in (policy, qnet):
+            if model is not None:
+                model.forget()
+        if policy is not None:
             yield policy, qnet
+        elif served is not None:
+            with closing(ServerPolicy(served, normalise, self._loaded.encode)) as remote:
+                yield remote, qnet

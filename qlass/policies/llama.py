@@ -99,8 +99,13 @@ class LlamaTrunk:
         self.layers, self.hidden_size = int(config.num_hidden_layers), int(config.hidden_size)
         self.heads, self.kv_heads = int(config.num_attention_heads), int(config.num_key_value_heads)
         self.head_dim = int(config.head_dim)
-        self.prefixes = PrefixCache(cache_bytes)
+        self._cache_bytes = cache_bytes
         self._fused = [_FusedLayer(layer) for layer in model.layers]
+        self.forget()
+
+    def forget(self) -> None:
+        """Empty the cache of conversations."""
+        self.prefixes = PrefixCache(self._cache_bytes)
 
     @torch.inference_mode()
     def prefill(self, prompts: Sequence[Prompt]) -> tuple[Workspace, Tensor, int]:
@@ -271,8 +276,8 @@ class _FusedLayer:
 
     def __init__(self, layer: Any) -> None:
         attention, mlp = layer.self_attn, layer.mlp
-        self.qkv = _product(torch.cat((attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight)))
-        self.up = _product(torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight)))
+        self.qkv = _product(_joined(attention.q_proj, attention.k_proj, attention.v_proj))
+        self.up = _product(_joined(mlp.gate_proj, mlp.up_proj))
         self.out, self.down = _product(attention.o_proj.weight), _product(mlp.down_proj.weight)
         self.norm_in, self.norm_mlp = layer.input_layernorm, layer.post_attention_layernorm
 
@@ -291,6 +296,14 @@ class _FusedLayer:
         x = x + self.out(mixed)
         gate, up = self.up(self.norm_mlp(x)).chunk(2, dim=-1)
         return x + self.down(functional.silu(gate) * up)
+
+
+def _joined(*projections: Any) -> Tensor:
+    """Return the weights of some projections one above the other; the projections now hold parts of it, not a copy."""
+    whole = torch.cat([one.weight for one in projections]).detach()
+    for one, part in zip(projections, whole.split([len(one.weight) for one in projections]), strict=True):
+        one.weight.data = part
+    return whole
 
 
 def _product(weight: Tensor) -> Callable[[Tensor], Tensor]:

@@ -38,6 +38,10 @@ class ReplyStates:
         """Return what `put` remembered, or None."""
         return self._states.get((prompt, reply))
 
+    def forget(self) -> None:
+        """Drop all states."""
+        self._states.clear()
+
 
 class LocalPolicy:
     """A Llama model that proposes replies.
@@ -74,6 +78,12 @@ class LocalPolicy:
         self._trunk, self._head, self._chat = trunk, head.detach().to(trunk.dtype), chat
         self._decode, self._normalise = decode, normalise
         self._max_prompt, self._max_new, self._states = max_length - max_new_tokens, max_new_tokens, states
+
+    def forget(self) -> None:
+        """Drop what was cached: the policy is as it was before its first request."""
+        self._trunk.forget()
+        if self._states is not None:
+            self._states.forget()
 
     def propose(self, requests: Sequence[Propose]) -> list[Proposed]:
         """Answer each request; see `Policy`. Requests with different numbers of seeds are decoded apart."""
@@ -220,6 +230,11 @@ class LocalValueFunction:
         """
         self._trunk, self._head, self._chat, self._max_prompt = trunk, head, chat, max_length - room
         self._states = states or ReplyStates(0)
+
+    def forget(self) -> None:
+        """Drop what was cached, as `LocalPolicy.forget`."""
+        self._trunk.forget()
+        self._states.forget()
 
     @torch.inference_mode()
     def score(self, requests: Sequence[Score]) -> list[tuple[float, ...]]:

@@ -170,6 +170,28 @@ def test_the_oldest_conversations_are_forgotten(build_model: BuildModel, plain: 
     assert check(trunk, model, plain, [prompts[1]]) == 21
 
 
+def test_nothing_is_left_after_forgetting(build_model: BuildModel, plain: Plain) -> None:
+    rng, model = random.Random(2), build_model()
+    trunk = trunk_of(model)
+    prompts = [prompt_of(talk(rng, messages)) for messages in (2, 4)]
+    encoded = check(trunk, model, plain, prompts)
+    assert check(trunk, model, plain, prompts) < encoded
+    trunk.forget()
+    assert check(trunk, model, plain, prompts) == encoded
+
+
+def test_joined_weights_are_parts_of_one_tensor(build_model: BuildModel) -> None:
+    """Else a model would take nearly twice its memory; the model itself computes as before."""
+    model, ids = build_model(), torch.arange(9)[None]
+    before = model(ids).logits
+    trunk_of(model)
+    for layer in model.model.layers:
+        for joined in (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")):
+            block: Any = layer.self_attn if "q_proj" in joined else layer.mlp
+            assert len({getattr(block, name).weight.untyped_storage().data_ptr() for name in joined}) == 1
+    assert torch.equal(model(ids).logits, before)
+
+
 def test_long_prompts_are_split_into_groups(build_model: BuildModel, plain: Plain) -> None:
     rng, model = random.Random(5), build_model(num_hidden_layers=1)
     lengths = (900, 30, 1000, 2, 950, 2100)

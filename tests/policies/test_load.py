@@ -145,6 +145,28 @@ def test_given_replies_on_the_policys_trunk(
     assert count.encoded == 4  # the last token of each prompt: its state is not cached
 
 
+def test_a_shared_trunk_forgets_states_too(
+    folder: Path, histories: list[History], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared_qnet(folder)
+    policy, shared = local_models(folder, folder.parent / "qnet", replace(SETTINGS, max_new_tokens=60), str)
+    assert shared is not None
+
+    def chunks_to_score(*, forget: bool) -> list[int]:
+        count, found = Counting(monkeypatch), []
+        for history in histories:
+            reply = policy.propose([Propose(history, (1,), 0.8)])[0].proposals[0].text
+            if forget:
+                policy.forget()
+            before = count.chunks
+            shared.score([Score(history, (reply,))])
+            found.append(count.chunks - before)
+        return found
+
+    assert 0 in chunks_to_score(forget=False)
+    assert set(chunks_to_score(forget=True)) == {1}
+
+
 def test_a_head_of_another_policy_keeps_its_own_trunk(
     folder: Path, build_model: BuildModel, tokenizer: PreTrainedTokenizerFast, histories: list[History]
 ) -> None:

@@ -15,8 +15,10 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+import qlass.policies.load
 from qlass.envs import get_definition
 from qlass.errors import Busy, SettingsError
+from qlass.policies.llama import LlamaTrunk
 from qlass.records import Episode
 from qlass.search.branch import Sampling
 from qlass.search.methods import single
@@ -83,13 +85,14 @@ def server(policy: Path) -> Iterator[Server]:
         yield made
 
 
-def play(found: settings.Settings, policy: Path, tasks: int = 4) -> list[Episode]:
-    """Play a shard of the corridor greedily, in this process."""
+def play(found: settings.Settings, policy: Path, shards: int = 1, tasks: int = 4) -> list[Episode]:
+    """Play the same shard of the corridor greedily in this process, as often as asked."""
     models = Models.of(found, "corridor", "sft", policy, None, NEW)
     world = World("corridor", OPTIONS, 5)
     setup = episodes.Setup(world, models, "sft", partial(single, method="sft"), Sampling(0.0, 0))
     panel = get_definition("corridor").panels(OPTIONS, "train", 0)
-    return list(episodes.start(setup)([(next(panel), 0) for _ in range(tasks)]))
+    work, shard = episodes.start(setup), [(next(panel), 0) for _ in range(tasks)]
+    return [episode for _ in range(shards) for episode in work(shard)]
 
 
 def test_a_server_plays_as_the_local_engine(policy: Path, server: Server) -> None:
@@ -105,6 +108,29 @@ def test_a_server_plays_as_the_local_engine(policy: Path, server: Server) -> Non
 @pytest.mark.parametrize("engine", [{"slots": 1}, {"slots": 3, "overlap": True}, {"slots": 9}, {"cache_mb": 0}])
 def test_no_episode_depends_on_the_engine(policy: Path, engine: dict[str, Any]) -> None:
     assert play(given(**engine), policy) == play(given(), policy)
+
+
+def test_a_process_loads_once_and_begins_each_shard_with_an_empty_cache(
+    policy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, encoded = [], []
+    load, prefill = qlass.policies.load.load_policy, LlamaTrunk.prefill
+
+    def counting_load(*given: Any, **named: Any) -> Any:
+        loaded.append(given)
+        return load(*given, **named)
+
+    def counting_prefill(*given: Any) -> Any:
+        found = prefill(*given)
+        encoded.append(found[2])
+        return found
+
+    monkeypatch.setattr(qlass.policies.load, "load_policy", counting_load)
+    monkeypatch.setattr(LlamaTrunk, "prefill", counting_prefill)
+    found = play(given(), policy, shards=2)
+    assert found[:4] == found[4:]
+    assert len(loaded) == 1
+    assert encoded[: len(encoded) // 2] == encoded[len(encoded) // 2 :]
 
 
 def test_a_server_that_does_not_know_the_model(policy: Path, server: Server) -> None:
