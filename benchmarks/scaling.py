@@ -85,8 +85,8 @@ def main() -> None:
         print(line(tasks, given.depth, given.max_nodes), flush=True)
     for depth in DEPTHS:
         print(line(TASKS[0], depth, given.max_nodes), flush=True)
-    for depth in DEPTHS[:3]:
-        print(line(2, depth, UNCAPPED), flush=True)
+    for depth in DEPTHS:
+        print(line(TASKS[0], depth, UNCAPPED), flush=True)
 
 
 if __name__ == "__main__":
