@@ -1,4 +1,4 @@
-"""All benchmarks, one after another in one process: `python -m benchmarks` (or `make bench`).
+"""All benchmarks, one after another, each in a process of its own: `python -m benchmarks` (or `make bench`).
 
 Writes benchmarks/results/<date>.json and prints a table; `--only rollout,training` runs some of them, and writes nothing.
 """
@@ -10,11 +10,12 @@ import datetime
 import json
 import os
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
-from importlib import import_module
+from multiprocessing import get_context
 from pathlib import Path
 
-from benchmarks.rows import Row
+from benchmarks.rows import Row, rows_of
 
 PARTS = ("environment", "training", "rollout", "expand", "driver", "limits", "threads")
 RESULTS = Path(__file__).parent / "results"
@@ -39,7 +40,8 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: CPU seconds of one thread
     before = os.getloadavg()[0]
-    rows: list[Row] = [row for part in chosen for row in import_module(f"benchmarks.{part}").rows()]
+    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
+        rows = [row for found in pool.map(rows_of, chosen) for row in found]
     print(table(rows))
     print(f"load average {before:.1f} at the start, {os.getloadavg()[0]:.1f} at the end")
     if set(chosen) == set(PARTS):

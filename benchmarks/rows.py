@@ -1,9 +1,10 @@
-"""What every benchmark returns: ratios of two ways to do the same work, measured side by side in one process."""
+"""What every benchmark returns: ratios of two ways to do the same work, measured side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from time import process_time
 
 
@@ -38,3 +39,12 @@ def cpu_seconds(work: Callable[[], object]) -> float:
     start = process_time()
     work()
     return process_time() - start
+
+
+def rows_of(part: str) -> list[Row]:
+    """Run one part, a module of this package.
+
+    In a process of its own: what other parts had left in a process (memory, kernels) made the same work up to a fifth slower.
+    """
+    rows: list[Row] = import_module(f"benchmarks.{part}").rows()
+    return rows
