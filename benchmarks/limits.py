@@ -29,7 +29,7 @@ COPIED = 64 * 2**20
 """Numbers (fp32) of the copied tensor."""
 
 STATES, REPLIES, TOKENS = 8, 4, 32
-"""What is drawn: tokens of replies to states."""
+"""What is drawn: tokens of each of some replies to each of at most so many states."""
 
 
 def product_rate(dtype: torch.dtype) -> float:
@@ -63,7 +63,7 @@ def drawing_seconds(trunk: LlamaTrunk, prompts: list[Prompt]) -> float:
 
 
 def rows(trajectories: int = 24, rounds: int = 3) -> list[Row]:
-    """Measure encoding and training."""
+    """Measure encoding, training and drawing."""
     data, module = Data(0, trajectories), sft_module()
     layers: Any = module.model.model.layers
     weights = sum(value.numel() for layer in layers for value in layer.parameters())
@@ -75,15 +75,16 @@ def rows(trajectories: int = 24, rounds: int = 3) -> list[Row]:
         for one in data.trajectories
         if one.steps
     ]
+    states = prompts[:STATES]
     encoding, drawing = [], []
     for _ in range(rounds):
         trunk = LlamaTrunk(cast("Any", load_model(MODEL)).model, dtype=dtype, cache_bytes=0)
         encoding.append(cpu_seconds(lambda: [trunk.prefill([prompt]) for prompt in prompts]))  # noqa: B023
-        drawing.append(drawing_seconds(trunk, prompts[:STATES]))
+        drawing.append(drawing_seconds(trunk, states))
     trained = data.sft_rows()
     training = min(cpu_seconds(lambda: one_pass(module, trained)) for _ in range(rounds))
     encoded, learnt = sum(len(prompt.ids) for prompt in prompts), sum(len(row.ids) for row in trained)
-    drawn, kept = STATES * REPLIES * TOKENS, sum(len(prompt.ids) for prompt in prompts[:STATES])
+    drawn, kept = len(states) * REPLIES * TOKENS, sum(len(prompt.ids) for prompt in states)
     cached = 2 * trunk.layers * trunk.kv_heads * trunk.head_dim * kept  # keys and values of the prefixes
     moved = TOKENS * dtype.itemsize * (weights + cached) / min(drawing)
     memory = copy_rate()
@@ -107,6 +108,6 @@ def rows(trajectories: int = 24, rounds: int = 3) -> list[Row]:
             moved / 1e9,
             memory / 1e9,
             "billion bytes per CPU second",
-            f"{REPLIES} replies behind each of {STATES} prefixes, {kept:,} tokens in all; limit: copying {COPIED * 4 // 2**20} MiB",
+            f"{REPLIES} replies behind each of {len(states)} prefixes, {kept:,} tokens in all; limit: copying {COPIED * 4 // 2**20} MiB",
         )
     ]

@@ -36,7 +36,7 @@ SMALLEST: dict[str, tuple[Any, dict[str, int], set[str]]] = {
         {"tasks": 2, "rounds": 1},
         {"overlap (slow environment)", "overlap (fast environment)", "slots"},
     ),
-    "limits": (limits, {"trajectories": 1, "rounds": 1}, {"vs_limit (encoding)", "vs_limit (training)", "vs_limit (drawing)", "vs_limit (drawing, memory)"}),
+    "limits": (limits, {"trajectories": 1, "rounds": 1}, {f"vs_limit ({what})" for what in ("encoding", "training", "drawing", "drawing, memory")}),
     "threads": (threads, {"trajectories": 2, "rounds": 1}, {"two_threads_beside_neighbour"}),
 }  # fmt: skip
 

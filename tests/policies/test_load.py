@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -20,6 +19,7 @@ from qlass.prompts import load_chat_format
 from qlass.qnet.model import QNet, load_value_head, save_qnet
 from qlass.records import History, Message
 from qlass.training.models import load_model
+from tests.policies.counting import Counting
 
 BuildModel = Callable[..., LlamaForCausalLM]
 
@@ -76,26 +76,6 @@ def test_a_loaded_qnet_scores_as_the_saved_one(
             row = chat.row((*history, Message("assistant", reply)), 300)
             expected = qnet(torch.tensor([row.ids]), torch.tensor([0]), torch.tensor([row.action_ends[-1]]))
             assert value == pytest.approx(float(expected), rel=1e-4, abs=1e-4)
-
-
-class Counting:
-    """Counts the tokens that a trunk encodes and the chunks that it extends."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.encoded = self.chunks = 0
-        prefill, extend = LlamaTrunk.prefill, LlamaTrunk.extend
-
-        def counted_prefill(trunk: LlamaTrunk, prompts: Any) -> Any:
-            found = prefill(trunk, prompts)
-            self.encoded += found[2]
-            return found
-
-        def counted_extend(trunk: LlamaTrunk, *arguments: Any) -> Any:
-            self.chunks += 1
-            return extend(trunk, *arguments)
-
-        monkeypatch.setattr(LlamaTrunk, "prefill", counted_prefill)
-        monkeypatch.setattr(LlamaTrunk, "extend", counted_extend)
 
 
 def shared_qnet(folder: Path) -> QNet:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 
 import httpx
 import pytest
@@ -18,6 +16,7 @@ from qlass.policies.base import Propose
 from qlass.policies.load import LocalSettings, local_policy, prompt_encoder
 from qlass.policies.server import ServerPolicy, ServerSettings
 from qlass.records import History
+from tests.ports import closed_port
 
 pytestmark = [
     pytest.mark.slow,
@@ -34,14 +33,12 @@ START_S = 300
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     """Serve the base model; return the server's address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [os.environ["QLASS_VLLM_PYTHON"], "-m", "vllm.entrypoints.openai.api_server"]
+    port = closed_port()
+    command = [os.environ["QLASS_VLLM_PYTHON"], "-P", "-m", "vllm.entrypoints.openai.api_server"]
     command += ["--model", str(MODEL.absolute()), "--served-model-name", "base", "--max-model-len", str(LONGEST)]
     command += ["--host", "127.0.0.1", "--port", str(port), *OPTIONS]
     variables = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
-    with subprocess.Popen(command, env=variables, cwd=Path(command[0]).parent, stdout=subprocess.DEVNULL) as server:
+    with subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL) as server:
         try:
             end = time.monotonic() + START_S
             while not healthy(port):

@@ -18,13 +18,13 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import qlass.policies.load
 from qlass.envs import get_definition
 from qlass.errors import Busy, SettingsError
-from qlass.policies.llama import LlamaTrunk
 from qlass.records import Episode
 from qlass.search.branch import Sampling
 from qlass.search.methods import single
 from qlass.training.models import load_policy
 from tasks import episodes, settings
 from tasks.rollouts import Models, World
+from tests.policies.counting import Counting
 from tests.policies.local_server import Server
 
 REPOSITORY = Path(__file__).parents[2]
@@ -113,24 +113,20 @@ def test_no_episode_depends_on_the_engine(policy: Path, engine: dict[str, Any]) 
 def test_a_process_loads_once_and_begins_each_shard_with_an_empty_cache(
     policy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loaded, encoded = [], []
-    load, prefill = qlass.policies.load.load_policy, LlamaTrunk.prefill
+    loaded = []
+    load = qlass.policies.load.load_policy
 
     def counting_load(*given: Any, **named: Any) -> Any:
         loaded.append(given)
         return load(*given, **named)
 
-    def counting_prefill(*given: Any) -> Any:
-        found = prefill(*given)
-        encoded.append(found[2])
-        return found
-
     monkeypatch.setattr(qlass.policies.load, "load_policy", counting_load)
-    monkeypatch.setattr(LlamaTrunk, "prefill", counting_prefill)
+    count = Counting(monkeypatch)
     found = play(given(), policy, shards=2)
     assert found[:4] == found[4:]
     assert len(loaded) == 1
-    assert encoded[: len(encoded) // 2] == encoded[len(encoded) // 2 :]
+    half = len(count.prefills) // 2
+    assert count.prefills[:half] == count.prefills[half:]
 
 
 def test_a_server_that_does_not_know_the_model(policy: Path, server: Server) -> None:

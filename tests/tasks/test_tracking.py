@@ -1,4 +1,3 @@
-import socket
 import sqlite3
 import subprocess
 from contextlib import closing
@@ -10,6 +9,7 @@ from qlass.errors import StorageError
 from qlass.jsonl import read_json, write_json
 from qlass.records import Cost, Episode, Step
 from tasks import paths, registry, tracking
+from tests.ports import closed_port
 
 STEPS = (Step("a thought", "go west", "a door", 0.0, False, False), Step("", "enter", "a room", 1.0, True, False))
 
@@ -140,10 +140,3 @@ def test_the_store_lies_in_the_repository_also_for_queued_experiments(
     assert paths.repository() == project
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     assert tracking.tracking_uri() == "http://127.0.0.1:1"
-
-
-def closed_port() -> int:
-    """Return a port on which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
