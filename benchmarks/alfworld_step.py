@@ -23,7 +23,7 @@ from pathlib import Path
 from time import process_time
 from typing import Any, NamedTuple
 
-from qlass.envs.alfworld.engine import Engine
+from qlass.envs.alfworld.engine import TextworldEngine
 from qlass.envs.alfworld.games import load_game
 from qlass.envs.alfworld.gamestore import GameStore
 from qlass.envs.alfworld.library import require_alfworld
@@ -162,7 +162,7 @@ def main() -> None:
             translated.get(game)  # once per problem and disk, as every user of the engine `textworld` has it
         stock, expected = measure(Stock, games, plans)
         rows = {}
-        for name, make in (("textworld", lambda: Engine(GameStore(Path(folder)))), ("native", NativeEngine)):
+        for name, make in (("textworld", lambda: TextworldEngine(GameStore(Path(folder)))), ("native", NativeEngine)):
             rows[name], answers = measure(make, games, plans)
             if answers != expected:
                 raise SystemExit(f"{name} and stock differ")

@@ -20,14 +20,14 @@ import torch
 from benchmarks.rows import Row, cpu_seconds
 from benchmarks.training import LONGEST, MODEL, OPTIONS
 from qlass.envs import get_definition, make_env
-from qlass.envs.base import Info, Snapshot, StepResult, TextEnv
+from qlass.envs.core.base import Info, Snapshot, StepResult, TextEnv
+from qlass.models.folders import load_model
+from qlass.models.qnet import QNet, save_qnet
 from qlass.policies.load import LocalSettings, local_models
-from qlass.qnet.model import QNet, save_qnet
 from qlass.records import TaskSpec
 from qlass.search.branch import Sampling
 from qlass.search.driver import drive
 from qlass.search.methods import q_guided
-from qlass.training.models import load_model
 
 STEPS = 6
 DELAY_S = 0.02

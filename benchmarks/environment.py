@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.alfworld_step import Stock, draw_episodes, forget, measure
 from benchmarks.rows import Row, cpu_seconds
-from qlass.envs.alfworld.engine import Engine
+from qlass.envs.alfworld.engine import TextworldEngine
 from qlass.envs.alfworld.games import load_game
 from qlass.envs.alfworld.gamestore import GameStore
 from qlass.envs.alfworld.library import require_alfworld
@@ -35,7 +35,7 @@ def replayed(engine: Stock, prefix: list[str], actions: list[str]) -> Answers:
     return found
 
 
-def branched(engine: Engine | NativeEngine, prefix: list[str], actions: list[str]) -> tuple[Answers, float]:
+def branched(engine: TextworldEngine | NativeEngine, prefix: list[str], actions: list[str]) -> tuple[Answers, float]:
     """Try each action from a kept state; return the answers and the CPU seconds, the one way to the state not counted."""
     engine.reset()
     for command in prefix:
@@ -62,7 +62,7 @@ def rows(games: int = 4, episodes: int = 2, steps: int = 20, branches: int = 4) 
         store = GameStore(Path(folder))
         for game in loaded:
             store.get(game)  # once per problem and disk
-        makers = {"textworld": lambda: Engine(store), "native": NativeEngine}
+        makers = {"textworld": lambda: TextworldEngine(store), "native": NativeEngine}
         stock, expected = measure(Stock, loaded, plans)
         found = []
         for name, make in makers.items():

@@ -32,13 +32,13 @@ import torch
 from benchmarks.rollout import LONGEST, MODEL, TEMPERATURE, recorded_turns
 from benchmarks.rows import Row
 from benchmarks.training import CPU
+from qlass.models.folders import load_policy
+from qlass.models.precision import pick_precision
 from qlass.policies.base import Propose
 from qlass.policies.llama import LlamaTrunk
 from qlass.policies.local import LocalPolicy
 from qlass.prompts import ChatFormat, load_chat_format
 from qlass.records import History
-from qlass.training.models import load_policy
-from qlass.training.precision import pick_precision
 
 TOKENS = 25
 TURN = 3

@@ -19,9 +19,9 @@ import torch
 
 from benchmarks.rows import Row, cpu_seconds
 from benchmarks.training import LONGEST, MODEL, Data, one_pass, sft_module
+from qlass.models.folders import load_model
 from qlass.policies.llama import LlamaTrunk
 from qlass.prompts import Prompt, history_of
-from qlass.training.models import load_model
 
 SIDE = 512
 PRODUCTS = 200

@@ -27,15 +27,15 @@ import torch
 from benchmarks.rows import Row, cpu_seconds
 from benchmarks.training import CPU, LONGEST, MAX_STEPS, MODEL, OPTIONS
 from qlass.envs import get_definition, make_env
+from qlass.models.folders import load_model, load_policy
+from qlass.models.qnet import QNet, load_qnet, save_qnet
 from qlass.policies.base import Propose, Score
 from qlass.policies.load import LocalSettings, local_models, local_policy, local_qnet
 from qlass.policies.local import LocalPolicy, LocalValueFunction
 from qlass.prompts import ChatFormat, history_of, load_chat_format
-from qlass.qnet.model import QNet, load_qnet, save_qnet
 from qlass.records import History
 from qlass.seeds import derive_seed
-from qlass.training.models import load_model, load_policy
-from tasks.demonstrate import play
+from tasks.playing.demonstrate import play
 
 REPLIES = 4
 TEMPERATURE = 0.7

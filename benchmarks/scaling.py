@@ -18,8 +18,9 @@ from itertools import islice
 from pathlib import Path
 
 from benchmarks.rows import cpu_seconds
-from tasks import explore, paths, settings
-from tasks.rollouts import Models, World
+from tasks.playing.rollouts import EnvSpec, Models
+from tasks.project import paths, settings
+from tasks.stages import explore
 
 ENV = "alfworld"
 TASKS = (5, 10, 20)
@@ -50,7 +51,7 @@ def measure(tasks: int, depth: int, cap: int) -> list[float]:
     given = settings.load_all()
     budget = replace(given.explore, depth=depth, max_nodes=cap)
     models = Models.of(given, ENV, "sft", paths.sft_policy(ENV), None, budget.max_new_tokens)
-    work = explore.start(explore.Setup(World.of(ENV, given.envs[ENV]), models, budget, given.base.seed))
+    work = explore.start(explore.ExploreSetup(EnvSpec.of(ENV, given.envs[ENV]), models, budget, given.base.seed))
     panel = explore.tasks_of(ENV, None)
     work(list(islice(panel, tasks, tasks + 1)))  # loads libraries and the model once, on a task that does not count
     trees: list[ExplorationTree] = []

@@ -1,7 +1,7 @@
 """Two threads beside a busy neighbour: `two_threads_beside_neighbour`, in seconds of the clock.
 
 Another process keeps a core busy while the same SFT passes run on one thread and on two. Threads of OpenMP that spin while they
-wait take the core from those they wait for; `tasks.environment` therefore lets them sleep (`OMP_WAIT_POLICY=PASSIVE`). Ours is two
+wait take the core from those they wait for; `tasks.project.variables` therefore lets them sleep (`OMP_WAIT_POLICY=PASSIVE`). Ours is two
 threads that sleep, the other is one thread; below 1, two threads are slower than one.
 """
 

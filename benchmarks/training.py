@@ -22,26 +22,26 @@ from torch.nn import functional
 
 from benchmarks.rows import Row, cpu_seconds
 from qlass.envs import get_definition, make_env
-from qlass.envs.base import EnvDefinition, TextEnv
+from qlass.envs.core.base import EnvDefinition, TextEnv
 from qlass.labels import label_tree
+from qlass.models.folders import load_checked_tokenizer, load_model
+from qlass.models.precision import pick_precision
+from qlass.models.qnet import QNet, ValueLoss
 from qlass.policies.base import Propose, Proposed
 from qlass.prompts import ChatFormat, history_of, load_chat_format
 from qlass.qnet.data import label_values, tree_rows
-from qlass.qnet.model import QNet, ValueLoss
 from qlass.records import ExplorationTree, Node, Proposal, Trajectory
 from qlass.search.branch import Sampling
 from qlass.search.driver import drive
 from qlass.search.explore import ROOT, ExploreSettings, explore
+from qlass.training.backends import make_backend
 from qlass.training.batches import epoch_batches, micro_batches
-from qlass.training.engines import make_engine
 from qlass.training.loop import CPU_LIMITS, CUDA_LIMITS
-from qlass.training.models import load_checked_tokenizer, load_model
-from qlass.training.objective import LanguageLoss
-from qlass.training.precision import pick_precision
+from qlass.training.losses import LanguageLoss
 from qlass.training.rows import TrainRow, collate, make_row
 from qlass.training.settings import TrainSettings
 from qlass.training.sft import sft_row
-from tasks.demonstrate import play
+from tasks.playing.demonstrate import play
 
 MODEL = Path("models/reader-3m")
 OPTIONS = {"data": None, "engine": "native", "wording": "move", "admissible": True}
@@ -220,7 +220,7 @@ def deepspeed_steps(data: Data, settings: TrainSettings, rounds: int) -> Row:
     rows = data.sft_rows()
     tokens = sum(len(row.ids) for row in rows)
     engines = [
-        make_engine(
+        make_backend(
             LanguageLoss(load_model(MODEL), pick_precision("auto", CPU)), replace(settings, backend=backend), CPU
         )
         for backend in ("deepspeed", "torch")

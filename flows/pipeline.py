@@ -21,9 +21,10 @@ from flows.project import project_root, stage_environment
 from flows.shell import Commands
 from flows.stages import StageResult, plan_stages, run_program, run_stage
 from flows.summary import Row, publish, table_of
-from tasks import paths, tracking
+from tasks.experiments import tracking
 from tasks.pipeline import summary
-from tasks.settings import load_all
+from tasks.project import paths
+from tasks.project.settings import load_all
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

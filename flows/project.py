@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from tasks import environment
+from tasks.project import variables
 
 RESULTS = "data/report/results.md"
 REPORT = "data/report/index.html"
@@ -28,7 +28,7 @@ def project_root() -> Path:
             f"flows: no {' and no '.join(missing)} in {root} ({origin}). "
             "Point QLASS_ROOT to a checkout of the project, or run `dvc init` there."
         )
-    environment.apply(root)
+    variables.apply(root)
     return root
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
 from flows.project import REPORT, RESULTS
-from tasks.tracking import ui_command
+from tasks.experiments.tracking import ui_command
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence

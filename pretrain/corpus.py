@@ -20,9 +20,9 @@ from typing import Any
 import yaml
 
 from pretrain.recall import Notes, recall_conversation, with_reading_questions
-from qlass.envs.alfworld import adapter, panels
+from qlass.envs.alfworld import DEFINITION, adapter, panels
 from qlass.envs.alfworld.goals import parse_goal
-from qlass.prompts import instruction_text, render_reply
+from qlass.prompts import render_reply
 from qlass.records import TaskSpec
 from qlass.seeds import derive_seed
 
@@ -122,7 +122,7 @@ def play(env: adapter.AlfworldEnv, spec: TaskSpec, rng: random.Random, max_steps
     """Play one episode at random and return it as chat messages, questions included."""
     observation, info = env.reset(spec)
     notes = Notes(observation)
-    messages = [("system", instruction_text("alfworld")), ("user", observation)]
+    messages = [("system", DEFINITION.instruction), ("user", observation)]
     taste = {"go": 6.0, "open": 4.0, "take": 5.0, "close": 0.2, "look": 0.1, "inventory": 0.1, "examine": 0.3}
     taste |= {verb: weight * rng.uniform(0.3, 1.7) for verb, weight in taste.items()}
     taste["curious"] = rng.random()

@@ -19,10 +19,10 @@ import yaml
 from pretrain.corpus import play_game
 from qlass.envs.alfworld import panels
 from qlass.envs.alfworld.engine import NOTHING_HAPPENS
+from qlass.models.folders import load_checked_tokenizer, load_model
 from qlass.prompts import load_chat_format, parse_reply
 from qlass.records import Message
 from qlass.training.attention import choose_attention
-from qlass.training.models import load_checked_tokenizer, load_model
 
 KINDS = {
     "Do you see what your task needs?": "is what the task needs in sight (look up the goal, then compare)",

@@ -17,8 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from qlass.errors import QlassError
-from tasks import dvcfiles, paths, register, runner, tracking
-from tasks.settings import load_all
+from tasks import register
+from tasks.experiments import tracking
+from tasks.project import dvcfiles, paths
+from tasks.project.settings import load_all
+from tasks.running import runner
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,8 @@ from qlass.records import Episode
 from qlass.report.headline import signed, span
 from qlass.report.paper import method_name, method_order
 from qlass.report.results import BASELINE
-from tasks import paths, runner, settings
+from tasks.project import paths, settings
+from tasks.running import runner
 
 Scores = dict[str, dict[str, float]]
 """method -> task (of any split) -> success in percent, over its seeds."""

@@ -17,15 +17,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from qlass.envs.panels import load_panel
+from qlass.envs.core.panels import load_panel
 from qlass.errors import DataError, QlassError
 from qlass.evaluation import mean_by_task, metrics, paired_bootstrap
 from qlass.jsonl import iter_records, read_json, write_json
 from qlass.records import Episode
 from qlass.seeds import derive_seed
-from tasks import card, dvcfiles, paths, runner
-from tasks.registry import Registry, Version
-from tasks.settings import Settings, load_all
+from tasks.experiments import card
+from tasks.experiments.registry import Registry, Version
+from tasks.project import dvcfiles, paths
+from tasks.project.settings import Settings, load_all
+from tasks.running import runner
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from qlass.envs.base import EnvDefinition, TextEnv
-from qlass.envs.time_limit import TimeLimit
+from qlass.envs.core.base import EnvDefinition, TextEnv
+from qlass.envs.core.time_limit import TimeLimit
 from qlass.errors import EnvironmentFault, SettingsError
 
 GROUP = "qlass.envs"

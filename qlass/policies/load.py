@@ -9,13 +9,13 @@ from typing import Any, Literal, cast
 
 import torch
 
+from qlass.models.folders import load_checked_tokenizer, load_policy
+from qlass.models.precision import pick_device
+from qlass.models.qnet import load_qnet, load_value_head
 from qlass.policies.llama import LlamaTrunk
 from qlass.policies.local import LocalPolicy, LocalValueFunction, ReplyStates
 from qlass.prompts import load_chat_format
-from qlass.qnet.model import load_qnet, load_value_head
 from qlass.records import History
-from qlass.training.models import load_checked_tokenizer, load_policy
-from qlass.training.precision import pick_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +45,8 @@ def local_models(
     """Load a policy folder and a QNet folder; they share one trunk where the QNet was trained on this policy's.
 
     Args:
-        policy: folder of the policy (see `qlass.training.models`).
-        qnet: folder of the QNet (see `qlass.qnet.model`); None where no values are asked for.
+        policy: folder of the policy (see `qlass.models.folders`).
+        qnet: folder of the QNet (see `qlass.models.qnet`); None where no values are asked for.
         settings: how to run them.
         normalise: the environment's normal form of an action.
     """

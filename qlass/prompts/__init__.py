@@ -1,7 +1,7 @@
 """The only place where messages become text and tokens: for training, for acting and for scoring alike."""
 
 from qlass.prompts.chat import CHAT_FORMATS, ChatFormat, Ids, Prompt, TrainingRow, load_chat_format
-from qlass.prompts.replies import history_of, instruction_text, parse_reply, render_reply
+from qlass.prompts.replies import history_of, parse_reply, render_reply
 
 __all__ = [
     "CHAT_FORMATS",
@@ -10,7 +10,6 @@ __all__ = [
     "Prompt",
     "TrainingRow",
     "history_of",
-    "instruction_text",
     "load_chat_format",
     "parse_reply",
     "render_reply",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from importlib.resources import files
 
 from qlass.records import History, Message, Step
 
@@ -50,8 +49,3 @@ def history_of(instruction: str, observation: str, steps: Sequence[Step]) -> His
         messages.append(Message("assistant", render_reply(step.thought, step.action)))
         messages.append(Message("user", step.observation))
     return tuple(messages)
-
-
-def instruction_text(env_name: str) -> str:
-    """Return the instruction of a built-in environment: the file `<env_name>.txt` beside this module."""
-    return (files("qlass.prompts") / f"{env_name}.txt").read_text(encoding="utf-8").strip()

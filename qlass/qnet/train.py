@@ -10,20 +10,20 @@ from typing import Any, cast
 import torch
 
 from qlass.errors import DataError, SettingsError
+from qlass.models.folders import load_checked_tokenizer, load_model
+from qlass.models.precision import autocast, pick_device
+from qlass.models.qnet import QNet, ValueLoss, save_qnet
 from qlass.prompts import load_chat_format
 from qlass.qnet.data import Labels, PathRow, label_values, tree_rows, validation_tasks
 from qlass.qnet.metrics import Row, ScoredNode, calibration_table, qnet_metrics, siblings_table
-from qlass.qnet.model import QNet, ValueLoss, save_qnet
 from qlass.qnet.settings import Column, QNetSettings
 from qlass.records import ExplorationTree, QLabel
 from qlass.seeds import derive_seed
 from qlass.training.attention import choose_attention
 from qlass.training.batches import micro_batches
 from qlass.training.checkpoint import LossRow
-from qlass.training.jobs import Job, resolve_precision, run_job
+from qlass.training.jobs import TrainJob, resolve_precision, run_job
 from qlass.training.loop import CPU_LIMITS, CUDA_LIMITS
-from qlass.training.models import load_checked_tokenizer, load_model
-from qlass.training.precision import autocast, pick_device
 from qlass.training.rows import collate
 from qlass.training.sft import replace_folder
 
@@ -106,7 +106,7 @@ def train_qnet(  # noqa: PLR0913  (named one by one, as the stage has them)
     observations = settings.observation_loss > 0
     rows = rows_of(training, supervise=settings.supervise, tail=settings.tail, observations=observations)
     precision = resolve_precision(settings.train, device, work_dir)
-    job = Job(
+    job = TrainJob(
         "qnet",
         str(policy_dir),
         settings.train,
@@ -145,7 +145,7 @@ def train_qnet(  # noqa: PLR0913  (named one by one, as the stage has them)
     return QNetResult({**measured, **counts}, trained.curve, calibration_table(nodes), siblings_table(nodes))
 
 
-def build_module(job: Job) -> ValueLoss:
+def build_module(job: TrainJob) -> ValueLoss:
     """Build the QNet with its loss, ready to train; see `qlass.training.jobs`."""
     policy: Any = load_model(Path(job.policy_dir))
     choose_attention(policy.base_model, pick_device(job.device))

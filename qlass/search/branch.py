@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from qlass.envs.base import EnvDefinition, Snapshot, TextEnv
+from qlass.envs.core.base import EnvDefinition, Snapshot, TextEnv
 from qlass.errors import SettingsError
 from qlass.policies.base import Propose
 from qlass.prompts import history_of

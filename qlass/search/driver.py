@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
-from qlass.envs.base import Info, Snapshot, TextEnv
+from qlass.envs.core.base import Info, Snapshot, TextEnv
 from qlass.errors import QlassError
 from qlass.policies.base import Policy, Propose, Score, ValueFunction
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from qlass.envs.base import EnvDefinition, TextEnv
+from qlass.envs.core.base import EnvDefinition, TextEnv
 from qlass.errors import ReplayDivergence
 from qlass.policies.base import Proposed
 from qlass.records import Cost, ExplorationTree, Node, Proposal, Step, TaskSpec, Trajectory

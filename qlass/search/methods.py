@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from qlass.envs.base import EnvDefinition, TextEnv
+from qlass.envs.core.base import EnvDefinition, TextEnv
 from qlass.errors import EnvironmentFault, ReplayDivergence
 from qlass.policies.base import Proposed, Score
 from qlass.prompts import render_reply

@@ -10,7 +10,7 @@ from typing import Any
 
 from qlass.errors import SettingsError, StorageError
 from qlass.jsonl import read_json, write_json
-from qlass.training.engines import Engine
+from qlass.training.backends import Backend
 
 _PREFIX = "checkpoint-"
 
@@ -53,7 +53,7 @@ class TrainState:
     curve: list[LossRow] = field(default_factory=list)
 
 
-def save_checkpoint(folder: Path, engine: Engine, state: TrainState, fingerprint: str) -> None:
+def save_checkpoint(folder: Path, backend: Backend, state: TrainState, fingerprint: str) -> None:
     """Write a state under a temporary name and rename it; then forget older ones. Called on all ranks.
 
     No random state is saved because none is carried: the order of rows and the dropout of a step are derived from the
@@ -61,14 +61,14 @@ def save_checkpoint(folder: Path, engine: Engine, state: TrainState, fingerprint
     """
     name = f"{_PREFIX}{state.step:08d}"
     temporary = folder / f"{name}.tmp"
-    if engine.rank == 0:
+    if backend.rank == 0:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-    engine.barrier()
-    engine.save(temporary)
-    engine.barrier()
-    if engine.rank == 0:
-        header = {"fingerprint": fingerprint, "ranks": engine.ranks, "state": asdict(state)}
+    backend.barrier()
+    backend.save(temporary)
+    backend.barrier()
+    if backend.rank == 0:
+        header = {"fingerprint": fingerprint, "ranks": backend.ranks, "state": asdict(state)}
         write_json(temporary / "state.json", header)
         _sync(temporary)
         temporary.rename(folder / name)
@@ -76,10 +76,10 @@ def save_checkpoint(folder: Path, engine: Engine, state: TrainState, fingerprint
         for old in folder.glob(f"{_PREFIX}*"):
             if old.name != name:
                 shutil.rmtree(old)
-    engine.barrier()
+    backend.barrier()
 
 
-def load_checkpoint(folder: Path, engine: Engine, fingerprint: str) -> TrainState:
+def load_checkpoint(folder: Path, backend: Backend, fingerprint: str) -> TrainState:
     """Restore the newest complete state, or return a fresh one. Called on all ranks.
 
     Raises:
@@ -91,14 +91,14 @@ def load_checkpoint(folder: Path, engine: Engine, fingerprint: str) -> TrainStat
         return TrainState()
     newest = found[-1]
     header: dict[str, Any] = read_json(newest / "state.json")
-    if header["ranks"] != engine.ranks:
+    if header["ranks"] != backend.ranks:
         raise SettingsError(
-            f"ranks: {newest} was saved by {header['ranks']} ranks and this run has {engine.ranks}; resume with "
+            f"ranks: {newest} was saved by {header['ranks']} ranks and this run has {backend.ranks}; resume with "
             f"ranks={header['ranks']}, or delete {folder} to start again"
         )
     if header["fingerprint"] != fingerprint:
         raise StorageError(f"{newest}: belongs to a run with other data, settings or model; delete {folder}")
-    engine.load(newest)
+    backend.load(newest)
     state = TrainState(**header["state"])
     state.curve = [LossRow(**row) for row in header["state"]["curve"]]
     return state

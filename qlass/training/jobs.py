@@ -24,11 +24,11 @@ import qlass
 from qlass import errors
 from qlass.errors import ModelMismatch, QlassError
 from qlass.jsonl import read_json, replacing, write_json
+from qlass.models.precision import pick_device, pick_precision
 from qlass.seeds import derive_seed
+from qlass.training.backends import make_backend
 from qlass.training.checkpoint import LossRow
-from qlass.training.engines import make_engine
 from qlass.training.loop import train
-from qlass.training.precision import pick_device, pick_precision
 from qlass.training.rows import TrainRow, load_rows, rows_digest, save_rows
 from qlass.training.settings import LoraSettings, TrainSettings
 
@@ -39,7 +39,7 @@ BUILDERS = {"sft": "qlass.training.sft", "qnet": "qlass.qnet.train"}
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class TrainJob:
     """What determines a training run, besides its rows.
 
     Attributes:
@@ -91,7 +91,7 @@ def resolve_precision(settings: TrainSettings, device: str, work_dir: Path) -> L
     return chosen
 
 
-def run_job(job: Job, rows: Sequence[TrainRow], work_dir: Path) -> Trained:
+def run_job(job: TrainJob, rows: Sequence[TrainRow], work_dir: Path) -> Trained:
     """Train, resuming where an earlier attempt stopped, and return the trained module.
 
     Args:
@@ -114,20 +114,20 @@ def run_job(job: Job, rows: Sequence[TrainRow], work_dir: Path) -> Trained:
     return Trained(module, curve, job.precision)
 
 
-def execute(job: Job, rows: Sequence[TrainRow], work_dir: Path, fingerprint: str) -> None:
+def execute(job: TrainJob, rows: Sequence[TrainRow], work_dir: Path, fingerprint: str) -> None:
     """Train in this process, which may be one of several ranks; rank 0 writes `trained.*` into the work folder."""
     device = pick_device(job.device)
-    engine = make_engine(build_module(job), job.settings, device)
-    curve = train(engine, rows, job.settings, seed=job.seed, folder=work_dir / "checkpoints", fingerprint=fingerprint)
-    weights = engine.weights()
-    if engine.rank == 0:
+    backend = make_backend(build_module(job), job.settings, device)
+    curve = train(backend, rows, job.settings, seed=job.seed, folder=work_dir / "checkpoints", fingerprint=fingerprint)
+    weights = backend.weights()
+    if backend.rank == 0:
         with replacing(work_dir / "trained.safetensors") as temporary:
             save_file(weights, temporary)
         write_json(work_dir / "trained.json", {"fingerprint": fingerprint, "curve": [asdict(row) for row in curve]})
-    engine.barrier()
+    backend.barrier()
 
 
-def build_module(job: Job) -> nn.Module:
+def build_module(job: TrainJob) -> nn.Module:
     """Build what is trained, with new parameters (adapters, value head) drawn from the job's seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(job.seed, job.kind, "initial weights"))
@@ -152,16 +152,20 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
             value.copy_(weights[name])
 
 
-def read_job(work_dir: Path) -> tuple[Job, list[TrainRow], str]:
+def read_job(work_dir: Path) -> tuple[TrainJob, list[TrainRow], str]:
     """Read the job, its rows and its fingerprint, as a rank does."""
     stored: dict[str, Any] = read_json(work_dir / "job.json")
     values = stored["job"]
     lora = values["settings"]["lora"]
     settings = TrainSettings(**{**values["settings"], "lora": LoraSettings(**lora) if lora else None})
-    return Job(**{**values, "settings": settings}), load_rows(work_dir / "rows.safetensors"), stored["fingerprint"]
+    return (
+        TrainJob(**{**values, "settings": settings}),
+        load_rows(work_dir / "rows.safetensors"),
+        stored["fingerprint"],
+    )
 
 
-def _fingerprint(job: Job, rows: Sequence[TrainRow]) -> str:
+def _fingerprint(job: TrainJob, rows: Sequence[TrainRow]) -> str:
     """Return a hash of what the result depends on, except the starting weights (the work folder's name covers those)."""
     values = asdict(job)
     # The number of ranks has its own, clearer check.

@@ -12,9 +12,9 @@ import torch
 
 from qlass.errors import SettingsError
 from qlass.seeds import derive_seed
+from qlass.training.backends import Backend
 from qlass.training.batches import epoch_batches, micro_batches
 from qlass.training.checkpoint import LossRow, TrainState, load_checkpoint, save_checkpoint
-from qlass.training.engines import Engine
 from qlass.training.rows import TrainRow, collate
 from qlass.training.settings import TrainSettings
 
@@ -49,7 +49,7 @@ def learning_rate(step: int, total: int, peak: float, warmup_ratio: float) -> fl
 
 
 def train(
-    engine: Engine,
+    backend: Backend,
     rows: Sequence[TrainRow],
     settings: TrainSettings,
     *,
@@ -63,7 +63,7 @@ def train(
     Interrupted at any moment and started again, it ends with the same weights and the same curve.
 
     Args:
-        engine: holds the model.
+        backend: holds the model.
         rows: all of them, on every rank.
         settings: of the run.
         seed: decides order and dropout.
@@ -78,10 +78,10 @@ def train(
         SettingsError: the loss became infinite or NaN.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    limits = limits or (CPU_LIMITS if engine.device.type == "cpu" else CUDA_LIMITS)
+    limits = limits or (CPU_LIMITS if backend.device.type == "cpu" else CUDA_LIMITS)
     per_epoch = math.ceil(len(rows) / settings.batch_size)
     total = per_epoch * settings.epochs
-    state = load_checkpoint(folder, engine, fingerprint)
+    state = load_checkpoint(folder, backend, fingerprint)
     batches: list[list[int]] = []
     lengths = [len(row.ids) for row in rows]
     for step in range(state.step, total):
@@ -89,19 +89,19 @@ def train(
         if index == 0 or not batches:
             batches = epoch_batches(lengths, settings.batch_size, seed, epoch)
         lr = learning_rate(step, total, settings.lr, settings.warmup_ratio)
-        with torch.random.fork_rng(devices=[engine.device] if engine.device.type == "cuda" else []):
-            torch.manual_seed(derive_seed(seed, "dropout", step, engine.rank))
-            _one_step(engine, rows, batches[index], lr, lengths=lengths, limits=limits, state=state)
+        with torch.random.fork_rng(devices=[backend.device] if backend.device.type == "cuda" else []):
+            torch.manual_seed(derive_seed(seed, "dropout", step, backend.rank))
+            _one_step(backend, rows, batches[index], lr, lengths=lengths, limits=limits, state=state)
         state.step = step + 1
         if state.step % settings.log_every == 0 or state.step == total:
-            _log(engine, state, lr, per_epoch, total)
+            _log(backend, state, lr, per_epoch, total)
         if state.step % settings.checkpoint_every == 0 and state.step < total:
-            save_checkpoint(folder, engine, state, fingerprint)
+            save_checkpoint(folder, backend, state, fingerprint)
     return state.curve
 
 
 def _one_step(
-    engine: Engine,
+    backend: Backend,
     rows: Sequence[TrainRow],
     batch: list[int],
     lr: float,
@@ -112,17 +112,17 @@ def _one_step(
 ) -> None:
     """Run one optimizer step; the loss is normalised by the supervised weight of the whole batch, over all ranks."""
     weight = float(sum(rows[number].weights.sum() for number in batch))
-    loss = torch.zeros((), device=engine.device)
-    for chunk in micro_batches(batch, lengths, limits.tokens, limits.rows, engine.rank, engine.ranks):
+    loss = torch.zeros((), device=backend.device)
+    for chunk in micro_batches(batch, lengths, limits.tokens, limits.rows, backend.rank, backend.ranks):
         # A rank that has nothing left takes part with a row that weighs nothing.
         members = [rows[number] for number in chunk] or [_weightless(rows[min(batch, key=lengths.__getitem__)])]
-        loss += engine.accumulate(collate(members), weight)
-    total = engine.total(loss)
+        loss += backend.accumulate(collate(members), weight)
+    total = backend.total(loss)
     if not math.isfinite(total):
         raise SettingsError(
             f"lr: the loss became {total} at step {state.step + 1} with lr={lr:.3g}; choose a smaller lr"
         )
-    engine.step(lr)
+    backend.step(lr)
     state.loss += total
     state.weight += weight
     state.tokens += sum(lengths[number] for number in batch)
@@ -132,12 +132,12 @@ def _weightless(row: TrainRow) -> TrainRow:
     return replace(row, weights=row.weights * 0.0)
 
 
-def _log(engine: Engine, state: TrainState, lr: float, per_epoch: int, total: int) -> None:
+def _log(backend: Backend, state: TrainState, lr: float, per_epoch: int, total: int) -> None:
     """Close a row of the loss curve."""
     row = LossRow(state.step, state.step / per_epoch, state.loss / state.weight, lr, state.tokens)
     state.curve.append(row)
     state.loss = state.weight = 0.0
-    if engine.rank == 0:
+    if backend.rank == 0:
         LOG.info(
             "train step=%d/%d epoch=%.2f loss=%.4f lr=%.2e tokens=%d",
             row.step,

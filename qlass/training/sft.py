@@ -11,12 +11,7 @@ from typing import Any, cast
 from torch import nn
 
 from qlass.errors import DataError
-from qlass.prompts import ChatFormat, history_of, load_chat_format
-from qlass.records import Trajectory
-from qlass.training.attention import choose_attention
-from qlass.training.checkpoint import LossRow
-from qlass.training.jobs import Job, Trained, resolve_precision, run_job
-from qlass.training.models import (
+from qlass.models.folders import (
     check_saved,
     copy_tokenizer,
     load_checked_tokenizer,
@@ -24,8 +19,13 @@ from qlass.training.models import (
     quiet_peft,
     write_pointer,
 )
-from qlass.training.objective import LanguageLoss
-from qlass.training.precision import pick_device
+from qlass.models.precision import pick_device
+from qlass.prompts import ChatFormat, history_of, load_chat_format
+from qlass.records import Trajectory
+from qlass.training.attention import choose_attention
+from qlass.training.checkpoint import LossRow
+from qlass.training.jobs import Trained, TrainJob, resolve_precision, run_job
+from qlass.training.losses import LanguageLoss
 from qlass.training.rows import TrainRow, make_row
 from qlass.training.settings import LoraSettings, TrainSettings
 
@@ -97,7 +97,7 @@ def train_sft(  # noqa: PLR0913  (named one by one, as the stage has them)
     chat = load_chat_format(chat_format, load_checked_tokenizer(policy_dir))
     rows = [sft_row(trajectory, instruction, chat, max_length) for trajectory in trajectories]
     precision = resolve_precision(settings, device, work_dir)
-    trained = run_job(Job("sft", str(policy_dir), settings, seed, device, precision), rows, work_dir)
+    trained = run_job(TrainJob("sft", str(policy_dir), settings, seed, device, precision), rows, work_dir)
     save_policy(trained, policy_dir, out_dir, work_dir, lora=settings.lora is not None)
     metrics: dict[str, float | int | str] = {
         "trajectories": len(rows),
@@ -115,7 +115,7 @@ def train_sft(  # noqa: PLR0913  (named one by one, as the stage has them)
     return SftResult(metrics, trained.curve)
 
 
-def build_module(job: Job) -> LanguageLoss:
+def build_module(job: TrainJob) -> LanguageLoss:
     """Build the policy with its loss, ready to train; see `qlass.training.jobs`."""
     model: nn.Module = load_model(Path(job.policy_dir))
     choose_attention(cast("Any", model), pick_device(job.device))

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from qlass.envs.base import EnvDefinition
+from qlass.envs.core.base import EnvDefinition
 from qlass.records import TaskSpec
 
 

@@ -15,7 +15,7 @@ import pytest
 from qlass.envs.alfworld import DEFINITION, panels, rooms
 from qlass.envs.alfworld.expert import AlfworldExpert
 from qlass.envs.alfworld.goals import Goal, parse_goal
-from qlass.envs.base import TextEnv
+from qlass.envs.core.base import TextEnv
 from qlass.errors import EnvironmentFault
 from qlass.records import TaskSpec
 

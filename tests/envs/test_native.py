@@ -17,7 +17,7 @@ from qlass.envs.alfworld.games import load_game
 from qlass.envs.alfworld.native import NativeEngine
 from qlass.envs.alfworld.native.engine import shared_game
 from qlass.envs.alfworld.panels import CATEGORIES, panels
-from qlass.envs.checker import CHECKS, check_env
+from qlass.envs.core.checker import CHECKS, check_env
 from qlass.errors import EnvironmentFault
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import tasks.settings  # noqa: F401  now, with PARAMS: the two are edited together, and the reading is strict
+import tasks.project.settings  # noqa: F401  now, with PARAMS: the two are edited together, and the reading is strict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

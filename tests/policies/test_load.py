@@ -11,14 +11,14 @@ import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from qlass.errors import DataError, ModelMismatch
+from qlass.models.folders import load_model
+from qlass.models.qnet import QNet, load_value_head, save_qnet
 from qlass.policies.base import Propose, Score
 from qlass.policies.llama import LlamaTrunk
 from qlass.policies.load import LocalSettings, local_models, local_policy, local_qnet
 from qlass.policies.local import LocalPolicy, ReplyStates
 from qlass.prompts import load_chat_format
-from qlass.qnet.model import QNet, load_value_head, save_qnet
 from qlass.records import History, Message
-from qlass.training.models import load_model
 from tests.policies.counting import Counting
 
 BuildModel = Callable[..., LlamaForCausalLM]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from qlass.envs import get_definition, make_env
-from qlass.envs.base import TextEnv
+from qlass.envs.core.base import TextEnv
 from qlass.errors import Busy, DataError, SettingsError
 from qlass.policies.base import Propose
 from qlass.policies.server import ServerPolicy, ServerSettings, _retry_after

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qlass.prompts import history_of, instruction_text, parse_reply, render_reply
+from qlass.prompts import history_of, parse_reply, render_reply
 from qlass.records import Message, Step
 
 lines = st.text(st.characters(exclude_characters="\n"), max_size=30).map(str.strip)
@@ -75,10 +75,3 @@ def test_history_alternates() -> None:
         Message("user", "done"),
     )
     assert history_of("You walk.", "cell 1", ()) == (Message("system", "You walk."), Message("user", "cell 1"))
-
-
-@pytest.mark.parametrize("name", ["alfworld", "corridor"])
-def test_instructions_are_files(name: str) -> None:
-    text = instruction_text(name)
-    assert text
-    assert text == text.strip()

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from qlass.errors import DataError
+from qlass.models.qnet import QNet, ValueLoss
 from qlass.prompts import history_of, load_chat_format
 from qlass.qnet.data import PathRow, label_values, tree_rows, validation_tasks
-from qlass.qnet.model import QNet, ValueLoss
 from qlass.records import Cost, ExplorationTree, Node, QLabel
 from qlass.training.rows import collate, make_row
 from tests.training import tiny

@@ -7,11 +7,11 @@ from safetensors.torch import load_file
 
 from qlass.errors import DataError, ModelMismatch, SettingsError
 from qlass.jsonl import write_json
-from qlass.qnet.model import QNet, ValueLoss, load_qnet, load_value_head, save_qnet
+from qlass.models.folders import load_model
+from qlass.models.qnet import QNet, ValueLoss, load_qnet, load_value_head, save_qnet
 from qlass.qnet.settings import QNetSettings, label_column
 from qlass.qnet.train import train_qnet
 from qlass.records import Cost, ExplorationTree, Node, QLabel
-from qlass.training.models import load_model
 from qlass.training.settings import LoraSettings, TrainSettings
 from tests.training import tiny
 

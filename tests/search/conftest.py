@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from qlass.envs import get_definition, make_env
-from qlass.envs.base import EnvDefinition, Info, Snapshot, StepResult, TextEnv
+from qlass.envs.core.base import EnvDefinition, Info, Snapshot, StepResult, TextEnv
 from qlass.policies.base import Policy, Propose, Proposed
 from qlass.policies.scripted import ScriptedPolicy
 from qlass.records import Cost, History, TaskSpec, Trajectory
@@ -111,7 +111,7 @@ def specs(corridor: EnvDefinition) -> list[TaskSpec]:
 @pytest.fixture(scope="session")
 def experts(corridor: EnvDefinition, specs: list[TaskSpec]) -> list[Trajectory]:
     """What the expert does on each of them."""
-    from tasks.demonstrate import play
+    from tasks.playing.demonstrate import play
 
     env = make_env(corridor, OPTIONS, MAX_STEPS)
     return [play(env, corridor, spec, seed=0, thoughts=True) for spec in specs]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from qlass.envs.base import EnvDefinition
+from qlass.envs.core.base import EnvDefinition
 from qlass.errors import EnvironmentFault, ReplayDivergence, SettingsError
 from qlass.policies.base import Propose, Score
 from qlass.policies.scripted import ScriptedPolicy, ScriptedValueFunction

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qlass.envs import make_env
-from qlass.envs.base import EnvDefinition
+from qlass.envs.core.base import EnvDefinition
 from qlass.errors import EnvironmentFault, ReplayDivergence
 from qlass.labels import label_tree
 from qlass.policies.base import Propose, Proposed

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from qlass.envs.base import EnvDefinition
+from qlass.envs.core.base import EnvDefinition
 from qlass.envs.corridor import optimal_q
 from qlass.errors import EnvironmentFault, ReplayDivergence
 from qlass.policies.base import Propose, Proposed, Score

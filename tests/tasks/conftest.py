@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from tasks import environment, runner
+from tasks.project import variables
+from tasks.running import runner
 
 REPOSITORY = Path(__file__).parents[2]
 PARAMS = {
@@ -51,7 +52,7 @@ Stage = Callable[..., tuple[int, str]]
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return an MLflow store with tables and no runs; creating one takes seconds, copying it does not."""
     folder = tmp_path_factory.mktemp("store")
-    code = "from pathlib import Path; from tasks import tracking; tracking.connect(Path.cwd())"
+    code = "from pathlib import Path; from tasks.experiments import tracking; tracking.connect(Path.cwd())"
     subprocess.run([sys.executable, "-c", code], cwd=folder, env=clean_environment(), check=True)
     return folder / "mlflow.db"
 
@@ -92,7 +93,7 @@ def stage(project: Path, caplog: pytest.LogCaptureFixture) -> Iterator[Stage]:
 
     def run(name: str, *arguments: str) -> tuple[int, str]:
         caplog.clear()
-        code = runner.run(name, importlib.import_module(f"tasks.{name}").main, arguments)
+        code = runner.run(name, importlib.import_module(f"tasks.stages.{name}").main, arguments)
         return code, caplog.text
 
     yield run
@@ -132,7 +133,7 @@ def clean_environment() -> dict[str, str]:
         "DVC_STAGE",
     )
     kept = {name: value for name, value in os.environ.items() if name not in dropped}
-    return environment.DEFAULTS | kept | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    return variables.DEFAULTS | kept | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from qlass.errors import SettingsError
-from tasks import dvcfiles, paths
+from tasks.project import dvcfiles, paths
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tasks import paths
+from tasks.project import paths
 
 SMALL = {
     "explore.tasks": 6,
@@ -32,8 +32,8 @@ def test_interrupted_and_spread_exploration_gives_the_same_bytes(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # tracking is not what is tested here
     for policy in (paths.BASE_POLICY, paths.sft_policy("corridor")):
         shutil.copytree(tiny_policy, project / policy)
-    subprocess.run([sys.executable, "-m", "tasks.expert", "corridor"], cwd=project, check=True)
-    command = [sys.executable, "-m", "tasks.explore", "corridor"]
+    subprocess.run([sys.executable, "-m", "tasks.stages.expert", "corridor"], cwd=project, check=True)
+    command = [sys.executable, "-m", "tasks.stages.explore", "corridor"]
     output = project / paths.trees("corridor")
 
     with subprocess.Popen(command, cwd=project) as process:

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from qlass.jsonl import read_json
-from tasks import dvcfiles, paths, pipeline, tracking
+from tasks import pipeline
+from tasks.experiments import tracking
+from tasks.project import dvcfiles, paths
 
 SMALL = {
     "run.splits": ["test_seen"],
@@ -124,18 +126,18 @@ def test_the_whole_pipeline_runs_and_reuses(small: Path, params: Params, capsys:
 
 @pytest.mark.slow
 def test_a_stopped_pipeline_leaves_no_process_and_a_closed_run(small: Path) -> None:
-    with (small / "tasks" / "expert.py").open("r+") as file:
+    with (small / "tasks" / "stages" / "expert.py").open("r+") as file:
         text = file.read().replace("    name, settings = ", "    import time; time.sleep(120)\n    name, settings = ")
         file.seek(0)
         file.write(text)
     with subprocess.Popen([sys.executable, "-m", "tasks.pipeline", "expert@corridor"], cwd=small) as process:
         deadline = time.monotonic() + 120
-        while not children_of("tasks.expert corridor") or not parents_children(small):
+        while not children_of("tasks.stages.expert corridor") or not parents_children(small):
             assert time.monotonic() < deadline
             time.sleep(0.5)
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 143
-    assert children_of("tasks.expert corridor") == []
+    assert children_of("tasks.stages.expert corridor") == []
     (parent,) = parents(small)
     assert parent.info.status == "KILLED"
 

@@ -5,8 +5,8 @@ import pytest
 from qlass.errors import DataError
 from qlass.jsonl import write_records
 from qlass.records import Cost, Episode
-from tasks import paths, settings
 from tasks.pool import main, pooled, scores_of, table
+from tasks.project import paths, settings
 
 GIVEN = settings.Run(envs=("corridor",), policies=("sft",), searches=("qlass",), splits=("test_seen",))
 

@@ -17,7 +17,8 @@ import pytest
 
 from qlass.errors import Busy, DataError, DependencyNotInstalled, SettingsError
 from qlass.records import TaskSpec
-from tasks import environment, paths, ray_pool, shards
+from tasks.project import paths, variables
+from tasks.running import ray_pool, shards
 from tests.tasks.toy_shards import alive, command, drive, pids, start, wait_for
 
 pytest.importorskip("ray")
@@ -37,7 +38,7 @@ class Cluster:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.nodes: list[subprocess.Popen[bytes]] = []
-        self.variables = environment.DEFAULTS | os.environ | OWN | {"RAY_TMPDIR": str(folder)}
+        self.variables = variables.DEFAULTS | os.environ | OWN | {"RAY_TMPDIR": str(folder)}
 
     def start(self) -> None:
         """Start two nodes."""
@@ -199,7 +200,7 @@ def test_a_machine_that_does_not_see_the_project_is_named(tmp_path: Path, absent
 @pytest.mark.slow
 def test_code_that_a_machine_does_not_have_is_named(tmp_path: Path, cluster: Cluster) -> None:
     (tmp_path / "only_here.py").write_text("def start(setup): return list")
-    code = "from pathlib import Path; from only_here import start; from tasks.shards import *; import sys\n"
+    code = "from pathlib import Path; from only_here import start; from tasks.running.shards import *; import sys\n"
     code += "run_shards(Plan(start, None, str, Path(sys.argv[1]), 4, Crew(1, 'ray'), 'test'), range(3))"
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     variables = {**cluster.variables, "PYTHONPATH": path}
@@ -277,9 +278,9 @@ def test_stages_write_the_bytes_of_processes(
         params({"base.fanout": fanout, "base.workers": 2})
         log = ""
         for stage in ("expert corridor", "explore corridor", "evaluate corridor sft test_seen"):
-            line = [sys.executable, "-m", *f"tasks.{stage}".split()]
+            line = [sys.executable, "-m", *f"tasks.stages.{stage}".split()]
             log += subprocess.run(line, cwd=project, check=True, capture_output=True, text=True).stderr
-        assert log.count("from=tasks.ray_pool ray=") == (3 if fanout == "ray" else 0)
+        assert log.count("from=tasks.running.ray_pool ray=") == (3 if fanout == "ray" else 0)
         files = (
             paths.trajectories("corridor"),
             paths.trees("corridor"),

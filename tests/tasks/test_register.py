@@ -3,12 +3,14 @@ from pathlib import Path
 import pytest
 
 from qlass.envs import get_definition
-from qlass.envs.panels import Panel, build_panel, save_panel
+from qlass.envs.core.panels import Panel, build_panel, save_panel
 from qlass.errors import DataError
 from qlass.evaluation import summarise
 from qlass.jsonl import read_json, write_json, write_records
 from qlass.records import Cost, Episode, Step
-from tasks import paths, register, registry, settings, tracking
+from tasks import register
+from tasks.experiments import registry, tracking
+from tasks.project import paths, settings
 
 ENV = "corridor"
 SPLITS = ("test_seen", "test_unseen")

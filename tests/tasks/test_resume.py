@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from qlass.errors import Busy, DataError
-from tasks import resume
+from tasks.running import resume
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from tasks import resume
+from tasks.running import resume
 with resume.work_folder("stage", {"a": 1}, Path(sys.argv[1])) as folder:
     (folder / "unit").write_text("finished")
     print("ready", flush=True)

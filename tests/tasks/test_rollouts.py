@@ -1,4 +1,4 @@
-"""Shards played with the settings of `engine`: the same episodes from the local engine and from a server."""
+"""Shards played with the settings of `inference`: the same episodes from the local engine and from a server."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import qlass.policies.load
 from qlass.envs import get_definition
 from qlass.errors import Busy, SettingsError
+from qlass.models.folders import load_policy
 from qlass.records import Episode
 from qlass.search.branch import Sampling
 from qlass.search.methods import single
-from qlass.training.models import load_policy
-from tasks import episodes, settings
-from tasks.rollouts import Models, World
+from tasks.playing import episodes
+from tasks.playing.rollouts import EnvSpec, Models
+from tasks.project import settings
 from tests.policies.counting import Counting
 from tests.policies.local_server import Server
 
@@ -33,11 +34,11 @@ LONGEST, NEW = 700, 12
 FP32 = {"slots": None, "overlap": False, "cache_mb": 1, "precision": "fp32"}
 
 
-def given(**engine: Any) -> settings.Settings:
-    """Return the repository's settings with another section `engine`."""
+def given(**inference: Any) -> settings.Settings:
+    """Return the repository's settings with another section `inference`."""
     found = settings.load_all(REPOSITORY / "params.yaml")
     base = dataclasses.replace(found.base, max_length=LONGEST, device="cpu")
-    return dataclasses.replace(found, base=base, engine=settings.Engine(**{**FP32, "server": None} | engine))
+    return dataclasses.replace(found, base=base, inference=settings.Inference(**{**FP32, "server": None} | inference))
 
 
 def server_at(url: str, **changes: Any) -> settings.Server:
@@ -88,8 +89,8 @@ def server(policy: Path) -> Iterator[Server]:
 def play(found: settings.Settings, policy: Path, shards: int = 1, tasks: int = 4) -> list[Episode]:
     """Play the same shard of the corridor greedily in this process, as often as asked."""
     models = Models.of(found, "corridor", "sft", policy, None, NEW)
-    world = World("corridor", OPTIONS, 5)
-    setup = episodes.Setup(world, models, "sft", partial(single, method="sft"), Sampling(0.0, 0))
+    environment = EnvSpec("corridor", OPTIONS, 5)
+    setup = episodes.EvaluationSetup(environment, models, "sft", partial(single, method="sft"), Sampling(0.0, 0))
     panel = get_definition("corridor").panels(OPTIONS, "train", 0)
     work, shard = episodes.start(setup), [(next(panel), 0) for _ in range(tasks)]
     return [episode for _ in range(shards) for episode in work(shard)]
@@ -105,9 +106,9 @@ def test_a_server_plays_as_the_local_engine(policy: Path, server: Server) -> Non
     assert server.peak == 2
 
 
-@pytest.mark.parametrize("engine", [{"slots": 1}, {"slots": 3, "overlap": True}, {"slots": 9}, {"cache_mb": 0}])
-def test_no_episode_depends_on_the_engine(policy: Path, engine: dict[str, Any]) -> None:
-    assert play(given(**engine), policy) == play(given(), policy)
+@pytest.mark.parametrize("inference", [{"slots": 1}, {"slots": 3, "overlap": True}, {"slots": 9}, {"cache_mb": 0}])
+def test_no_episode_depends_on_the_engine(policy: Path, inference: dict[str, Any]) -> None:
+    assert play(given(**inference), policy) == play(given(), policy)
 
 
 def test_a_process_loads_once_and_begins_each_shard_with_an_empty_cache(

@@ -12,16 +12,17 @@ from pathlib import Path
 import pytest
 
 from qlass.errors import DataError, QlassError
-from tasks import disk, tracking
+from tasks.experiments import tracking
+from tasks.running import disk
 
 STAGE = """
 import time
 from pathlib import Path
 from qlass.errors import DataError
 from qlass.jsonl import write_json
-from tasks.runner import Job, run
+from tasks.running.runner import StageJob, run
 
-def main(job: Job) -> None:
+def main(job: StageJob) -> None:
     mode = job.cell.items["mode"]
     with job.work_folder() as folder:
         (folder / "started").touch()
@@ -45,7 +46,7 @@ ENTRY = """
   probe:
     matrix: {mode: [good, slow, data, bug, full, undeclared]}
     cmd: python -m tasks.probe ${item.mode}
-    deps: [tasks/probe.py]
+    deps: [tasks/stages/probe.py]
     params: [label.gamma]
     outs: ["runs/probe/${item.mode}.json"]
     metrics:
@@ -56,14 +57,14 @@ Stage = Callable[..., tuple[int, str]]
 
 def add_probe(project: Path) -> None:
     """Add a stage to the project's pipeline that behaves as its argument says."""
-    (project / "tasks" / "probe.py").write_text(STAGE)
+    (project / "tasks" / "stages" / "probe.py").write_text(STAGE)
     # The package that this process has imported is the repository's own.
-    spec = importlib.util.spec_from_file_location("tasks.probe", project / "tasks" / "probe.py")
+    spec = importlib.util.spec_from_file_location("tasks.stages.probe", project / "tasks" / "stages" / "probe.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    sys.modules["tasks.probe"] = module
+    sys.modules["tasks.stages.probe"] = module
     with (project / "dvc.yaml").open("a") as file:
         file.write(ENTRY)
 
@@ -174,7 +175,7 @@ def test_arguments_are_those_of_the_matrix(stage: Stage, capsys: pytest.CaptureF
 @pytest.mark.slow
 def test_sigterm_closes_the_run_and_keeps_the_work(project: Path) -> None:
     add_probe(project)
-    command = [sys.executable, "-m", "tasks.probe", "slow"]
+    command = [sys.executable, "-m", "tasks.stages.probe", "slow"]
     env = {**os.environ, "PYTHONPATH": str(project)}
     with subprocess.Popen(command, cwd=project, env=env, stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 60

@@ -8,7 +8,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from qlass.errors import SettingsError
-from tasks import dvcfiles, settings, strict
+from tasks.project import dvcfiles, settings, strict
 
 REPOSITORY = Path(__file__).parents[2]
 MISSING = object()
@@ -80,12 +80,16 @@ def _as_dict(value: Any) -> Any:
         ("run.policies", MISSING, "run.policies: found nothing, the key is missing; allowed: a list that may be"),
         ("run.searches", ["qlass", "qlass"], "run.searches: found ['qlass', 'qlass'] (list); allowed: a list that"),
         ("envs.corridor.panel.train", 0, "envs.corridor.panel.train: found 0"),
-        ("engine.slots", 0, "engine.slots: found 0 (a whole number); allowed: a whole number >= 1 or null"),
-        ("engine.server", {"base_url": "x"}, "engine.server.model: found nothing, the key is missing; allowed: text"),
+        ("inference.slots", 0, "inference.slots: found 0 (a whole number); allowed: a whole number >= 1 or null"),
         (
-            "engine.server",
+            "inference.server",
+            {"base_url": "x"},
+            "inference.server.model: found nothing, the key is missing; allowed: text",
+        ),
+        (
+            "inference.server",
             "vllm",
-            "engine.server: found 'vllm' (text); allowed: a mapping with the keys base_url, model, api",
+            "inference.server: found 'vllm' (text); allowed: a mapping with the keys base_url, model, api",
         ),
     ],
 )
@@ -156,10 +160,10 @@ def test_declared_keys_are_read_and_read_keys_are_declared(stage: str) -> None:
     cell = next(cell for cell in dvcfiles.cells(REPOSITORY) if cell.stage == stage)
     values = settings.declared(cell, REPOSITORY / "params.yaml")
     assert set(values) == set(cell.params)
-    source = REPOSITORY / "tasks" / f"{stage}.py"
+    source = REPOSITORY / "tasks" / "stages" / f"{stage}.py"
     read = sections_read(source)
     if "Models.of(" in source.read_text():
-        read |= sections_read(REPOSITORY / "tasks" / "rollouts.py")
+        read |= sections_read(REPOSITORY / "tasks" / "playing" / "rollouts.py")
     assert read == {key.split(".")[0] for key in cell.params} | (read & {"tracking", "base"})
 
 

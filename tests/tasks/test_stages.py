@@ -7,15 +7,17 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from qlass.envs import get_definition, make_env
-from qlass.envs.base import Info, StepResult, TextEnv
-from qlass.envs.panels import build_panel, load_panel
+from qlass.envs.core.base import Info, StepResult, TextEnv
+from qlass.envs.core.panels import build_panel, load_panel
 from qlass.errors import ReplayDivergence
 from qlass.jsonl import read_json, read_records, write_records
 from qlass.labels import label_tree, read_labels
 from qlass.records import Cost, ExplorationTree, Node, Step, TaskSpec, Trajectory
 from qlass.search.methods import Adaptive
-from tasks import demonstrate, expert, paths, search, settings
-from tasks.rollouts import World
+from tasks.playing import demonstrate
+from tasks.playing.rollouts import EnvSpec
+from tasks.project import paths, settings
+from tasks.stages import expert, search
 
 Stage = Callable[..., tuple[int, str]]
 Params = Callable[[dict[str, Any]], None]
@@ -164,9 +166,11 @@ def test_every_search_has_its_settings(project: Path, params: Params) -> None:
     adds = {"prior": 0.25, "max_redraws": 3, "redraw_below": 0.75, "redraw_temperature": 1.5}
     params({"evaluate.adaptive": adds, "evaluate.proposals": 5, "evaluate.rollouts": 6})
     given = settings.load_all()
-    world, folder = World("corridor", OPTIONS, 12), Path("policy")
+    environment, folder = EnvSpec("corridor", OPTIONS, 12), Path("policy")
     (searches, *_) = get_args(get_type_hints(settings.Run, include_extras=False)["searches"])
-    kept = {name: search.prepare(given, world, name, folder, folder).play.keywords for name in get_args(searches)}
+    kept = {
+        name: search.prepare(given, environment, name, folder, folder).play.keywords for name in get_args(searches)
+    }
     assert kept == {
         "best_of_n": {"rollouts": 6},
         "qlass": {"proposals": 5},

@@ -8,7 +8,8 @@ import pytest
 from qlass.errors import StorageError
 from qlass.jsonl import read_json, write_json
 from qlass.records import Cost, Episode, Step
-from tasks import paths, registry, tracking
+from tasks.experiments import registry, tracking
+from tasks.project import paths
 from tests.ports import closed_port
 
 STEPS = (Step("a thought", "go west", "a door", 0.0, False, False), Step("", "enter", "a room", 1.0, True, False))

@@ -12,7 +12,7 @@ from pathlib import Path
 from qlass.errors import DataError
 from qlass.jsonl import write_records
 from qlass.records import TaskSpec
-from tasks import shards
+from tasks.running import shards
 
 
 def start(setup: tuple[str, Path]) -> shards.Worker:

@@ -12,9 +12,9 @@ import torch
 
 import qlass
 from qlass.errors import SettingsError, StorageError
-from qlass.training.engines import TorchEngine
+from qlass.training.backends import TorchBackend
 from qlass.training.loop import MicroLimits, train
-from qlass.training.objective import LanguageLoss
+from qlass.training.losses import LanguageLoss
 from qlass.training.rows import TrainRow, make_row
 from qlass.training.settings import TrainSettings
 from qlass.training.sft import train_sft
@@ -40,7 +40,7 @@ class Interrupted(Exception):
     """Stands for a kill."""
 
 
-class Interrupting(TorchEngine):
+class Interrupting(TorchBackend):
     """Dies before one step, or half-way through writing one checkpoint."""
 
     def __init__(self, dies_at: int = -1, dies_saving: int = -1) -> None:
@@ -61,7 +61,7 @@ class Interrupting(TorchEngine):
         super().save(folder)
 
 
-def run(folder: Path, engine: TorchEngine, rows: Sequence[TrainRow] | None = None, limits: MicroLimits | None = None):
+def run(folder: Path, engine: TorchBackend, rows: Sequence[TrainRow] | None = None, limits: MicroLimits | None = None):
     rows = some_rows() if rows is None else rows
     return train(engine, rows, SETTINGS, seed=7, folder=folder, fingerprint="f", limits=limits), engine.weights()
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from qlass.errors import DataError, ModelMismatch
+from qlass.models.folders import load_model, load_policy
 from qlass.prompts import load_chat_format
 from qlass.records import Trajectory
-from qlass.training.models import load_model, load_policy
-from qlass.training.objective import LanguageLoss
+from qlass.training.losses import LanguageLoss
 from qlass.training.rows import collate
 from qlass.training.settings import LoraSettings, TrainSettings
 from qlass.training.sft import sft_row, train_sft

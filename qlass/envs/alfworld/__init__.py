@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from qlass.envs.base import EnvDefinition, Expert, TextEnv
-from qlass.prompts.replies import instruction_text
+from qlass.envs.core.base import EnvDefinition, Expert, TextEnv, package_text
 from qlass.records import TaskSpec
 
 
@@ -42,7 +41,7 @@ DEFINITION = EnvDefinition(
     make=_make,
     panels=_panels,
     make_expert=_make_expert,
-    instruction=instruction_text("alfworld"),
+    instruction=package_text(__name__, "instruction.txt"),
     normalise_action=_normalise_action,
     label="ALFWorld engine, generated games",
     categories=("put", "look", "clean", "heat", "cool", "two"),

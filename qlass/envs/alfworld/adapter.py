@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from qlass.envs.alfworld.engine import Engine
+from qlass.envs.alfworld.engine import TextworldEngine
 from qlass.envs.alfworld.games import load_game
 from qlass.envs.alfworld.gamestore import shared_store
 from qlass.envs.alfworld.library import require_alfworld
@@ -17,7 +17,7 @@ from qlass.errors import EnvironmentFault
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from qlass.envs.base import Info, Snapshot, StepResult
+    from qlass.envs.core.base import Info, Snapshot, StepResult
     from qlass.records import TaskSpec
 
 EngineName = Literal["textworld", "native"]
@@ -55,7 +55,7 @@ def normalise_wording(grammar: str, wording: Wording) -> str:
 
 
 class GameEngine(Protocol):
-    """What `Engine` and `NativeEngine` have in common."""
+    """What `TextworldEngine` and `NativeEngine` have in common."""
 
     def load(self, data: Mapping[str, Any]) -> None:
         """Load a game."""
@@ -148,8 +148,8 @@ class AlfworldEnv:
         return {"admissible_actions": tuple(a for a in names if a != "help"), "valid": valid, "success": won}
 
 
-def _textworld_engine(options: Mapping[str, Any]) -> Engine:
+def _textworld_engine(options: Mapping[str, Any]) -> TextworldEngine:
     folder = cache_folder(options)
     data = options.get("data") or os.environ.get("ALFWORLD_DATA") or folder
     require_alfworld(Path(str(data)))
-    return Engine(shared_store(folder))
+    return TextworldEngine(shared_store(folder))

@@ -42,7 +42,7 @@ class State:
     facts: Facts
 
 
-class Engine:
+class TextworldEngine:
     """Plays one game at a time. Not for use from several threads."""
 
     def __init__(self, store: GameStore) -> None:

@@ -19,12 +19,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from qlass.envs.base import EnvDefinition, Info, Snapshot, StepResult, TextEnv
+from qlass.envs.core.base import EnvDefinition, Info, Snapshot, StepResult, TextEnv, package_text
 from qlass.envs.corridor.expert import CorridorExpert
 from qlass.envs.corridor.panels import check_options, panels
-from qlass.envs.corridor.rules import CATEGORIES, State, World, optimal_q
+from qlass.envs.corridor.rules import CATEGORIES, Corridor, State, optimal_q
 from qlass.errors import EnvironmentFault
-from qlass.prompts import instruction_text
 from qlass.records import TaskSpec
 
 __all__ = ["DEFINITION", "CorridorEnv", "CorridorExpert", "optimal_q"]
@@ -41,26 +40,26 @@ class CorridorEnv(TextEnv):
     def __init__(self, options: Mapping[str, Any]) -> None:
         """Check the options; a task itself is complete in its TaskSpec."""
         check_options(options)
-        self._world: World | None = None
+        self._corridor: Corridor | None = None
         self._state = State(0, frozenset(), None)
 
     def reset(self, spec: TaskSpec, *, seed: int = 0) -> tuple[str, Info]:  # noqa: ARG002 - the contract's
         """Start a task; the first observation ends with the goal."""
-        self._world = World.of(spec)
-        self._state = self._world.initial()
-        return f"{self._world.view(self._state)} {self._world.goal()}", self._info(self._world, valid=True)
+        self._corridor = Corridor.of(spec)
+        self._state = self._corridor.initial()
+        return f"{self._corridor.view(self._state)} {self._corridor.goal()}", self._info(self._corridor, valid=True)
 
     def step(self, action: str) -> StepResult:
         """Execute one action; what is not possible here gets "You cannot do that." and changes nothing."""
-        world = self._world
-        if world is None or self._state.outcome is not None:
+        corridor = self._corridor
+        if corridor is None or self._state.outcome is not None:
             raise EnvironmentFault(f"step({action!r}): there is no episode or it is over; call reset or restore first")
         action = normalise_action(action)
-        if action not in world.actions(self._state):
-            return "You cannot do that.", 0.0, False, False, self._info(world, valid=False)
-        self._state, observation = world.apply(self._state, action)
+        if action not in corridor.actions(self._state):
+            return "You cannot do that.", 0.0, False, False, self._info(corridor, valid=False)
+        self._state, observation = corridor.apply(self._state, action)
         outcome = self._state.outcome
-        return observation, outcome or 0.0, outcome is not None, False, self._info(world, valid=True)
+        return observation, outcome or 0.0, outcome is not None, False, self._info(corridor, valid=True)
 
     def snapshot(self) -> Snapshot:
         """Return the state itself, which never changes."""
@@ -72,10 +71,10 @@ class CorridorEnv(TextEnv):
 
     def close(self) -> None:
         """Forget the task."""
-        self._world = None
+        self._corridor = None
 
-    def _info(self, world: World, *, valid: bool) -> Info:
-        actions = world.actions(self._state)
+    def _info(self, corridor: Corridor, *, valid: bool) -> Info:
+        actions = corridor.actions(self._state)
         return {"admissible_actions": actions, "valid": valid, "success": self._state.outcome == 1.0}
 
 
@@ -84,7 +83,7 @@ DEFINITION = EnvDefinition(
     make=CorridorEnv,
     panels=panels,
     make_expert=CorridorExpert,
-    instruction=instruction_text("corridor"),
+    instruction=package_text(__name__, "instruction.txt"),
     normalise_action=normalise_action,
     label="corridor (toy)",
     categories=CATEGORIES,

@@ -24,7 +24,7 @@ class State(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class World:
+class Corridor:
     """One task: what is where, and what each action does.
 
     Attributes:
@@ -44,7 +44,7 @@ class World:
     item: str
 
     @classmethod
-    def of(cls, spec: TaskSpec) -> World:
+    def of(cls, spec: TaskSpec) -> Corridor:
         """Read the key of a TaskSpec.
 
         Raises:
@@ -52,13 +52,13 @@ class World:
         """
         try:
             doors, items = tuple(spec.key["doors"].split()), tuple(spec.key["items"].split())
-            world = cls(doors, items, spec.key["start"], spec.category, spec.key["room"], spec.key["item"])
-            possible = len(doors) == len(items) and 1 <= world.start <= len(doors) and world.room in doors
+            corridor = cls(doors, items, spec.key["start"], spec.category, spec.key["room"], spec.key["item"])
+            possible = len(doors) == len(items) and 1 <= corridor.start <= len(doors) and corridor.room in doors
         except (KeyError, AttributeError, TypeError) as error:
             raise EnvironmentFault(f"{spec.task_id}: key={spec.key!r} is no corridor: {error!r}") from error
         if not possible or spec.category not in CATEGORIES:
             raise EnvironmentFault(f"{spec.task_id}: category={spec.category!r}, key={spec.key!r} is no corridor")
-        return world
+        return corridor
 
     def initial(self) -> State:
         """Return the state after reset."""
@@ -141,18 +141,18 @@ def optimal_q(spec: TaskSpec, actions: Sequence[str], gamma: float, max_steps: i
     Raises:
         EnvironmentFault: the actions go on after the end of the episode.
     """
-    world = World.of(spec)
-    state = world.initial()
+    corridor = Corridor.of(spec)
+    state = corridor.initial()
     for action in actions:
         if state.outcome is not None:
             raise EnvironmentFault(f"{spec.task_id}: {list(actions)} goes on after the end of the episode")
-        if action in world.actions(state):
-            state, _ = world.apply(state, action)
+        if action in corridor.actions(state):
+            state, _ = corridor.apply(state, action)
     # Breadth first: a state is first met at the end of a shortest way to it, so it need not be looked at again.
     best, frontier, seen = 0.0, [state], {state}
     for distance in count() if max_steps is None else range(max_steps - len(actions) + 1):
         best = max([best, *(gamma**distance * state.outcome for state in frontier if state.outcome is not None)])
-        following = [world.apply(state, action)[0] for state in frontier for action in world.actions(state)]
+        following = [corridor.apply(state, action)[0] for state in frontier for action in corridor.actions(state)]
         frontier = [state for state in dict.fromkeys(following) if state not in seen]
         seen.update(frontier)
         if not frontier:

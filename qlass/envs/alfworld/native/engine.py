@@ -139,7 +139,7 @@ class Snapshot:
 
 
 class NativeEngine:
-    """Plays one game at a time; the same text, commands and rewards as `qlass.envs.alfworld.engine.Engine`."""
+    """Plays one game at a time; the same text, commands and rewards as `qlass.envs.alfworld.engine.TextworldEngine`."""
 
     def __init__(self) -> None:
         """Start without a game."""

@@ -1,0 +1,1 @@
+"""What all environments share: contract, checker, panels, replay, step limit."""

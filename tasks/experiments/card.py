@@ -1,0 +1,56 @@
+"""The card of a registered model: what the two models are, where they come from, what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from qlass.envs import get_definition
+from qlass.jsonl import read_json
+from tasks.experiments.identity import identities
+from tasks.project import paths
+from tasks.project.settings import Settings
+
+
+def lineage(settings: Settings, root: Path) -> dict[str, str]:
+    """Return the origin of the base policy, as tags."""
+    pointer = root / paths.BASE_POLICY / "pointer.json"
+    found: dict[str, Any] = read_json(pointer) if pointer.exists() else {"source": settings.base.source}
+    return {f"base.{name}": str(value) for name, value in found.items() if value is not None}
+
+
+def text(env: str, settings: Settings, hashes: Mapping[str, str], reason: str, root: Path) -> str:
+    """Return the card as Markdown.
+
+    Args:
+        env: the environment.
+        settings: params.yaml.
+        hashes: names of outputs and their DVC hashes.
+        reason: why the version has its alias.
+        root: the repository.
+    """
+    rows = ["| split | tasks | mean reward | success rate | tokens per episode |", "|---|---|---|---|---|"]
+    for split in settings.run.splits:
+        found = read_json(root / paths.metrics("evaluate", env, f"qlass-{split}"))
+        shown = [found["mean_reward"], found["success_rate"], found["generated_tokens_per_episode"]]
+        rows.append(f"| {split} | {found['n_tasks']} | {' | '.join(f'{value:.1f}' for value in shown)} |")
+    names = {**lineage(settings, root), **hashes, **identities(root)}
+    evaluate = settings.evaluate
+    return "\n".join(
+        [
+            f"# qlass-{env}",
+            "",
+            f"A policy and the QNet that guides it, for {get_definition(env).label}.",
+            "",
+            f"* `policy/`: behaviour cloning of `{settings.base.source}`; chat format `{settings.base.chat_format}`.",
+            "* `qnet/`: scores (history, action); initialised from that policy. The two belong together.",
+            f"* Use: {evaluate.proposals} proposals per step at temperature {evaluate.temperature}, execute the best.",
+            f"* Alias: {reason}.",
+            "",
+            *rows,
+            "",
+            *(f"* {name}: `{value}`" for name, value in sorted(names.items())),
+            "",
+        ]
+    )

@@ -1,0 +1,44 @@
+"""What a pipeline run left behind, read from files: which run made which output, and the results."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from qlass.jsonl import read_json
+from tasks.project import dvcfiles, paths
+
+
+def stage_rows(root: Path, ran: set[str] | None) -> list[dict[str, Any]]:
+    """Return one row per cell of `dvc.yaml` that `dvc.lock` has.
+
+    Args:
+        root: the repository.
+        ran: the runs of this pipeline run, None where unknown.
+    """
+    lock = dvcfiles.read_lock(root)
+    rows = []
+    for cell in dvcfiles.cells(root):
+        if cell.name not in lock:
+            continue
+        run_id = pointed_run(root / cell.pointer)
+        known = ran is not None and run_id is not None
+        status = ("ran" if run_id in ran else "reused") if known and ran is not None else "unknown"
+        hashed = dvcfiles.lock_hash(lock[cell.name])
+        rows.append({"stage": cell.name, "status": status, "run_id": run_id, "dvc_lock": hashed})
+    return rows
+
+
+def pointed_run(pointer: Path) -> str | None:
+    """Return the run id in a pointer file; None where there is none, or tracking was down."""
+    if not pointer.exists():
+        return None
+    run_id = read_json(pointer).get("run_id")
+    return str(run_id) if run_id else None
+
+
+def result_metrics(root: Path) -> dict[str, Any]:
+    """Return the evaluation metrics under names that are equal in every run: eval/<env>/<method>-<split>/<metric>."""
+    found = sorted((root / paths.DATA / "evaluate").glob("*/*/metrics.json"))
+    return {f"eval/{path.parts[-3]}/{path.parts[-2]}": json.loads(path.read_text()) for path in found}

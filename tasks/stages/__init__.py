@@ -1,0 +1,1 @@
+"""One program per stage of `dvc.yaml`, and nothing else."""

@@ -1,0 +1,104 @@
+"""Stage `expert`: the panels of an environment, and an expert's trajectories on its training tasks.
+
+Every trajectory is verified: its actions, replayed in another engine, must give the same observations and the reward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qlass.envs import get_definition, make_env
+from qlass.envs.core.panels import Panel, build_panel, check_disjoint, save_panel
+from qlass.errors import DataError
+from qlass.jsonl import write_json, write_records
+from qlass.records import TaskSpec, Trajectory
+from tasks.playing.demonstrate import play, verify
+from tasks.project import paths
+from tasks.project.settings import Env
+from tasks.running.runner import StageJob, run
+from tasks.running.shards import Crew, Plan, Worker, run_shards
+
+SHARD = 50
+"""Tasks per file of finished work; no result depends on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertSetup:
+    """What a worker process needs."""
+
+    env: str
+    options: Mapping[str, Any]
+    max_steps: int
+    thoughts: bool
+    seed: int
+
+
+def start(setup: ExpertSetup) -> Worker:
+    """Build two engines, one to play and one to verify; runs once in every worker process."""
+    definition = get_definition(setup.env)
+    engine, other = (make_env(definition, setup.options, setup.max_steps) for _ in range(2))
+
+    def work(specs: Sequence[TaskSpec]) -> list[Trajectory]:
+        played = [play(engine, definition, spec, seed=setup.seed, thoughts=setup.thoughts) for spec in specs]
+        for spec, trajectory in zip(specs, played, strict=True):
+            verify(other, spec, trajectory)
+        return played
+
+    return work
+
+
+def statistics(panels: Mapping[str, Panel], played: Sequence[Trajectory]) -> dict[str, Any]:
+    """Return the rows of Table 1, and how often the expert succeeds (in per cent)."""
+    category = {task.task_id: task.category for task in panels["train"].tasks}
+    groups = {name: [t for t in played if category[t.task_id] == name] for name in dict.fromkeys(category.values())}
+    return {
+        "tasks": {split: len(panel.tasks) for split, panel in panels.items()},
+        "by_category": {name: _summary(group) for name, group in groups.items()},
+        **_summary(played),
+    }
+
+
+def _summary(played: Sequence[Trajectory]) -> dict[str, float]:
+    """Return counts, success rate and mean turns of the solved ones."""
+    turns = [len(trajectory.steps) for trajectory in played if trajectory.success]
+    return {
+        "played": len(played),
+        "trajectories": len(turns),
+        "success_rate": 100 * len(turns) / len(played),
+        "mean_turns": sum(turns) / len(turns) if turns else 0.0,
+    }
+
+
+def main(job: StageJob) -> None:
+    """Write panels, trajectories and statistics."""
+    name, settings = job.cell.items["env"], job.settings
+    env: Env = getattr(settings.envs, name)
+    panels = build_panels(name, env, settings.base.seed)
+    setup = ExpertSetup(name, env.options, env.max_steps, settings.expert.thoughts, settings.base.seed)
+    with job.work_folder() as folder:
+        crew = Crew(settings.base.workers, settings.base.fanout)
+        plan = Plan(start, setup, Trajectory, folder, SHARD, crew, f"expert/{name}")
+        played = list(run_shards(plan, panels["train"].tasks))
+    solved = [trajectory for trajectory in played if trajectory.success]
+    if not solved:
+        raise DataError(f"expert of {name}: none of {len(played)} tasks solved; raise envs.{name}.max_steps?")
+    write_records(paths.trajectories(name), solved, Trajectory)
+    for split, panel in panels.items():
+        save_panel(paths.panel(name, split), panel)
+    write_json(paths.expert_stats(name), statistics(panels, played))
+
+
+def build_panels(name: str, env: Env, seed: int) -> dict[str, Panel]:
+    """Return the panel of every split, no task in two of them."""
+    definition = get_definition(name)
+    counts = {split: getattr(env.panel, split) for split in env.panel.__dataclass_fields__}
+    panels = {split: build_panel(definition, env.options, split, n, seed) for split, n in counts.items()}
+    check_disjoint(panels.values())
+    return panels
+
+
+if __name__ == "__main__":
+    raise SystemExit(run(Path(__file__).stem, main))

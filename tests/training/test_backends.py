@@ -1,0 +1,154 @@
+"""DeepSpeed computes what the plain engine computes, saves all of it, and resumes exactly."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import qlass
+from qlass.errors import QlassError, SettingsError
+from qlass.training.backends import make_backend
+from qlass.training.loop import train
+from qlass.training.losses import LanguageLoss
+from qlass.training.settings import LoraSettings, TrainSettings
+from qlass.training.sft import train_sft
+from tests.training import tiny
+from tests.training.test_loop import some_rows
+
+pytest.importorskip("deepspeed")
+CPU = torch.device("cpu")
+PLAIN = TrainSettings(2, 4, 1e-2, 0.1, 0.01, 0.5, precision="fp32", log_every=1, checkpoint_every=100)
+
+
+def run(folder: Path, settings: TrainSettings):
+    engine = make_backend(LanguageLoss(tiny.model(), settings.precision), settings, CPU)
+    curve = train(engine, some_rows(), settings, seed=7, folder=folder, fingerprint="f")
+    return [row.loss for row in curve], engine.weights()
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_deepspeed_equals_torch(tmp_path: Path, stage: int) -> None:
+    wanted, weights = run(tmp_path / "torch", PLAIN)
+    losses, found = run(tmp_path / "ds", dataclasses.replace(PLAIN, backend="deepspeed", zero_stage=stage))
+    assert losses == pytest.approx(wanted, rel=1e-5)
+    assert found.keys() == weights.keys()
+    for name, value in weights.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-2, atol=1e-4, msg=name)
+    assert "MASTER_PORT" not in os.environ
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_deepspeed_resumes_exactly(tmp_path: Path, stage: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = dataclasses.replace(PLAIN, backend="deepspeed", zero_stage=stage, checkpoint_every=3)
+    wanted, weights = run(tmp_path / "whole", settings)
+    engine = make_backend(LanguageLoss(tiny.model(), "fp32"), settings, CPU)
+    steps = []
+    monkeypatch.setattr(
+        engine, "step", lambda lr, step=engine.step: steps.append(step(lr)) if len(steps) < 4 else 1 / 0
+    )
+    with pytest.raises(ZeroDivisionError):
+        train(engine, some_rows(), settings, seed=7, folder=tmp_path / "cut", fingerprint="f")
+    losses, found = run(tmp_path / "cut", settings)
+    assert losses == wanted
+    assert all(torch.equal(found[name], value) for name, value in weights.items())
+
+
+def sft(policy: Path, tmp_path: Path, name: str, settings: TrainSettings):
+    return train_sft(
+        policy, tiny.trajectories(), instruction=tiny.INSTRUCTION, settings=settings, out_dir=tmp_path / name,
+        work_dir=tmp_path / f"work-{name}", seed=0, max_length=200, chat_format="qlass",
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [2, 3])
+def test_two_ranks_equal_one(policy: Path, tmp_path: Path, stage: int) -> None:
+    one = sft(policy, tmp_path, "one", PLAIN)
+    settings = dataclasses.replace(PLAIN, backend="deepspeed", zero_stage=stage, ranks=2)
+    two = sft(policy, tmp_path, "two", settings)
+    assert [row.loss for row in two.curve] == pytest.approx([row.loss for row in one.curve], rel=1e-4)
+    wanted = load_file(tmp_path / "one" / "model.safetensors")
+    found = load_file(tmp_path / "two" / "model.safetensors")
+    assert wanted.keys() == found.keys()
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-2, atol=1e-3, msg=name)
+
+
+@pytest.mark.slow
+def test_adapters_under_zero_3_with_two_ranks_are_whole(policy: Path, tmp_path: Path) -> None:
+    settings = dataclasses.replace(
+        PLAIN, backend="deepspeed", zero_stage=3, ranks=2, checkpoint_every=2, lora=LoraSettings(4, 8.0)
+    )
+    two = sft(policy, tmp_path, "two", settings)
+    one = sft(policy, tmp_path, "one", dataclasses.replace(settings, backend="torch", ranks=1))
+    assert [row.loss for row in two.curve] == pytest.approx([row.loss for row in one.curve], rel=1e-4)
+    wanted = load_file(tmp_path / "one" / "adapter_model.safetensors")
+    found = load_file(tmp_path / "two" / "adapter_model.safetensors")
+    assert {name: value.shape for name, value in wanted.items()} == {name: v.shape for name, v in found.items()}
+    work = tmp_path / "work-two"
+    (work / "trained.json").unlink()
+    with pytest.raises(SettingsError, match="saved by 2 ranks and this run has 1"):
+        sft(policy, tmp_path, "two", dataclasses.replace(settings, ranks=1))
+
+
+@pytest.mark.slow
+def test_what_a_rank_raises_arrives(policy: Path, tmp_path: Path) -> None:
+    settings = dataclasses.replace(PLAIN, backend="deepspeed", ranks=2, lr=1e38, weight_decay=1e38)
+    with pytest.raises(QlassError, match="choose a smaller lr"):
+        sft(policy, tmp_path, "out", settings)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from qlass.training.settings import TrainSettings
+from qlass.training.sft import train_sft
+from tests.training import tiny
+policy, out, work = map(Path, sys.argv[1:])
+settings = TrainSettings(10000, 2, 1e-3, 0.1, 0.0, 1.0, precision="fp32", backend="deepspeed", ranks=2, log_every=1)
+train_sft(policy, tiny.trajectories(), instruction=tiny.INSTRUCTION, settings=settings, out_dir=out, work_dir=work,
+          seed=0, max_length=200, chat_format="qlass")
+"""
+
+
+@pytest.mark.slow
+def test_no_rank_outlives_its_stage(policy: Path, tmp_path: Path) -> None:
+    root = Path(qlass.__path__[0]).parent
+    work = tmp_path / "work"
+    stage = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(policy), str(tmp_path / "out"), str(work)],
+        env={**os.environ, "PYTHONPATH": str(root)}, cwd=root,
+    )  # fmt: skip
+    log = work / "ranks.log"
+    _wait(lambda: log.exists() and "step=2/" in log.read_text())
+    stage.send_signal(signal.SIGKILL)
+    stage.wait()
+    _wait(lambda: not _processes_of(work))
+    assert json.loads((work / "job.json").read_text())["job"]["settings"]["ranks"] == 2
+
+
+def _wait(condition, seconds: float = 240.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.2)
+
+
+def _processes_of(work: Path) -> list[str]:
+    """Processes, other than zombies, that have the work folder on their command line."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if str(work).encode() in entry.read_bytes():
+                found.append(entry.parent.name)
+        except OSError:
+            continue
+    return found
