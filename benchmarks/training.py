@@ -34,12 +34,12 @@ from qlass.records import ExplorationTree, Node, Proposal, Trajectory
 from qlass.search.branch import Sampling
 from qlass.search.driver import drive
 from qlass.search.explore import ROOT, ExploreSettings, explore
-from qlass.training.backends import make_backend
-from qlass.training.batches import epoch_batches, micro_batches
-from qlass.training.loop import CPU_LIMITS, CUDA_LIMITS
-from qlass.training.losses import LanguageLoss
-from qlass.training.rows import TrainRow, collate, make_row
-from qlass.training.settings import TrainSettings
+from qlass.training.core.backends import make_backend
+from qlass.training.core.batches import epoch_batches, micro_batches
+from qlass.training.core.loop import CPU_LIMITS, CUDA_LIMITS
+from qlass.training.core.losses import LanguageLoss
+from qlass.training.core.rows import TrainRow, collate, make_row
+from qlass.training.core.settings import TrainSettings
 from qlass.training.sft import sft_row
 from tasks.playing.demonstrate import play
 

@@ -22,7 +22,7 @@ from qlass.envs.alfworld.engine import NOTHING_HAPPENS
 from qlass.models.folders import load_checked_tokenizer, load_model
 from qlass.prompts import load_chat_format, parse_reply
 from qlass.records import Message
-from qlass.training.attention import choose_attention
+from qlass.training.core.attention import choose_attention
 
 KINDS = {
     "Do you see what your task needs?": "is what the task needs in sight (look up the goal, then compare)",

@@ -34,8 +34,8 @@ from qlass.envs.alfworld.engine import NOTHING_HAPPENS
 from qlass.prompts import load_chat_format
 from qlass.prompts.chat import ChatFormat
 from qlass.records import Message
-from qlass.training.attention import choose_attention
-from qlass.training.batches import epoch_batches
+from qlass.training.core.attention import choose_attention
+from qlass.training.core.batches import epoch_batches
 
 logger = logging.getLogger(__name__)
 

@@ -16,12 +16,11 @@ from qlass.envs.core.panels import load_panel
 from qlass.errors import DataError, QlassError
 from tasks.experiments import tracking
 from tasks.experiments.registry import Registry
-from tasks.playing.episodes import measure, play_all
+from tasks.playing.episodes import measure, play_all, searching
 from tasks.playing.rollouts import EnvSpec
 from tasks.project import paths, settings
 from tasks.running import resume, runner
 from tasks.running.shards import Crew
-from tasks.stages.search import prepare
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +40,7 @@ def evaluate_champion(env: str, given: settings.Settings, root: Path) -> dict[st
     key = {
         "run": champion.run_id,
         "panel": panel.sha256,
-        "settings": repr((given.base, given.inference, given.evaluate, given.envs[env])),
+        "settings": repr((given.base, given.inference, given.evaluate, given.methods["qlass"], given.envs[env])),
     }
     tags = {"kind": "champion", "env": env, "split": "dev", "model": champion.name, "version": champion.version}
     tracker = tracking.open_run(f"champion {env}", given.tracking.experiment, tags=tags, root=root)
@@ -49,9 +48,9 @@ def evaluate_champion(env: str, given: settings.Settings, root: Path) -> dict[st
     try:
         with resume.work_folder("evaluate_champion", key, root / paths.WORK) as folder:
             model = registry.champion_files(folder)
-            setup = prepare(given, EnvSpec.of(env, given.envs[env]), "qlass", model / "policy", model / "qnet")
-            size, seeds = given.evaluate.shard_size, given.evaluate.seeds
-            episodes = play_all(setup, panel.tasks, seeds, folder, shard_size=size, crew=Crew.of(given.base))
+            setup = searching(given, EnvSpec.of(env, given.envs[env]), "qlass", model / "policy", model / "qnet")
+            size, crew = given.evaluate.shard_size, Crew.of(given.base)
+            episodes = play_all(setup, panel.tasks, folder, shard_size=size, crew=crew)
         metrics = measure("qlass", episodes)
         tracker.metrics(metrics)
         tracker.episodes(episodes, given.tracking.max_traces)

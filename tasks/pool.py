@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from qlass.envs import get_definition
 from qlass.errors import DataError, QlassError
 from qlass.evaluation import bootstrap_mean, mean_by_task, paired_bootstrap
 from qlass.evaluation.metrics import success
@@ -28,15 +29,15 @@ Scores = dict[str, dict[str, float]]
 """method -> task (of any split) -> success in percent, over its seeds."""
 
 
-def scores_of(project: Path, env: str, given: settings.Run) -> Scores:
+def scores_of(project: Path, env: str, given: settings.Settings) -> Scores:
     """Read the episodes of one run.
 
     Raises:
         DataError: an evaluation that params.yaml asks for is missing.
     """
     found: dict[str, list[Episode]] = defaultdict(list)
-    for method in given.methods:
-        for split in given.splits:
+    for method in given.run.methods:
+        for split in given.evaluate.of(get_definition(env).splits):
             path = project / paths.episodes(env, method, split)
             if not path.exists():
                 raise DataError(f"{path}: no such file; run the pipeline in {project} first")
@@ -94,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     try:
         given = settings.load_all()
-        runs = [scores_of(project, asked.env, given.run) for project in asked.projects]
+        runs = [scores_of(project, asked.env, given) for project in asked.projects]
         sys.stdout.write(table(runs, given.report.bootstrap, given.report.confidence, asked.against) + "\n")
     except QlassError as error:
         return runner.report(error)

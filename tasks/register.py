@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from qlass.envs import get_definition
 from qlass.envs.core.panels import load_panel
 from qlass.errors import DataError, QlassError
 from qlass.evaluation import mean_by_task, metrics, paired_bootstrap
@@ -26,7 +27,7 @@ from qlass.seeds import derive_seed
 from tasks.experiments import card
 from tasks.experiments.registry import Registry, Version
 from tasks.project import dvcfiles, paths
-from tasks.project.settings import Settings, load_all
+from tasks.project.settings import SFT, Settings, load_all
 from tasks.running import runner
 
 logger = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ def register(env: str, settings: Settings, root: Path) -> Version:
         DataError: `dvc.lock` lacks an output; there is nothing complete to register.
         StorageError: MLflow failed.
     """
-    hashes = _hashes(env, settings, root)
+    hashes = _hashes(env, root)
     registry = Registry(f"qlass-{env}", settings.tracking.experiment, root)
     known = registry.find(hashes)
     if known is not None:
@@ -55,7 +56,7 @@ def register(env: str, settings: Settings, root: Path) -> Version:
         old = registry.champion_files(Path(temporary), "success.json") if registry.champion() else None
         alias, reason = _alias(success, old, settings)
         folder = Path(temporary) / "new"
-        _copy_policy(root / paths.sft_policy(env), folder)
+        _copy_policy(root / paths.policy(env, SFT), folder)
         shutil.copytree(root / paths.qnet(env), folder / "qnet")
         write_json(folder / "success.json", success)
         (folder / "card.md").write_text(card.text(env, settings, hashes, reason, root), encoding="utf-8")
@@ -76,11 +77,11 @@ def _copy_policy(policy: Path, folder: Path) -> None:
             write_json(folder / "policy" / "pointer.json", {"source": "../base", "revision": None})
 
 
-def _hashes(env: str, settings: Settings, root: Path) -> dict[str, str]:
+def _hashes(env: str, root: Path) -> dict[str, str]:
     """Return the DVC hashes that say which outputs these are, as tags."""
     recorded = dvcfiles.output_hashes(root)
-    parts = {"dvc.policy_md5": paths.sft_policy(env), "dvc.qnet_md5": paths.qnet(env)}
-    parts |= {f"dvc.episodes_md5.{split}": paths.episodes(env, "qlass", split) for split in settings.run.splits}
+    parts = {"dvc.policy_md5": paths.policy(env, SFT), "dvc.qnet_md5": paths.qnet(env)}
+    parts["dvc.episodes_md5"] = paths.episodes(env, "qlass", "").parent
     missing = [str(path) for path in parts.values() if str(path) not in recorded]
     if missing:
         raise DataError(
@@ -91,8 +92,11 @@ def _hashes(env: str, settings: Settings, root: Path) -> dict[str, str]:
 
 def _success(env: str, settings: Settings, root: Path) -> dict[str, Any]:
     """Return success per task (mean over seeds) of all splits together, and the panels it was measured on."""
-    panels = {split: load_panel(root / paths.panel(env, split)).sha256 for split in settings.run.splits}
-    files = [root / paths.episodes(env, "qlass", split) for split in settings.run.splits]
+    panels = {
+        split: load_panel(root / paths.panel(env, split)).sha256
+        for split in settings.evaluate.of(get_definition(env).splits)
+    }
+    files = [root / paths.episodes(env, "qlass", split) for split in settings.evaluate.of(get_definition(env).splits)]
     episodes = itertools.chain.from_iterable(iter_records(file, Episode) for file in files)
     return {"panels": panels, "success": mean_by_task(episodes, metrics.success)}
 

@@ -223,6 +223,14 @@ def check_saved(folder: Path) -> None:
                     )
 
 
+def replace_folder(temporary: Path, out_dir: Path) -> None:
+    """Put a finished folder in the place of an older one."""
+    shutil.rmtree(out_dir, ignore_errors=True)
+    out_dir.parent.mkdir(parents=True, exist_ok=True)
+    # Not a rename: the work folder may be on another file system.
+    shutil.move(temporary, out_dir)
+
+
 @contextmanager
 def quiet_peft() -> Iterator[None]:
     """Silence a deprecation inside peft 0.21: it reads a property of models that transformers 5.23 renamed."""

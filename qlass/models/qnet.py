@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn import functional
 
 from qlass.errors import DataError, ModelMismatch
 from qlass.jsonl import read_json, write_json
@@ -22,7 +21,6 @@ from qlass.models.folders import (
     load_tokenizer,
     weights_fingerprint,
 )
-from qlass.models.precision import autocast
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -67,43 +65,6 @@ class QNet(nn.Module):
     def forward(self, ids: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
         """Return the Q-values (N,) at some positions of rows of ids (B, T); see `states`."""
         return self.values(self.states(ids)[rows, positions])
-
-
-class ValueLoss(nn.Module):
-    """Weighted squared error of Q-values at the supervised positions, and the cross-entropy of the observations."""
-
-    def __init__(
-        self,
-        qnet: QNet,
-        precision: Literal["fp32", "bf16"],
-        lm_head: nn.Module | None = None,
-        observation_loss: float = 0.0,
-    ) -> None:
-        """Wrap a QNet.
-
-        Args:
-            qnet: what is trained.
-            precision: of the trunk.
-            lm_head: maps hidden states to logits; needed where batches have observations to predict, and not kept afterwards.
-            observation_loss: weight of their loss, the squared error's being 1.
-        """
-        super().__init__()
-        self.qnet, self.precision, self.lm_head, self.observation_loss = qnet, precision, lm_head, observation_loss
-
-    def forward(
-        self, ids: Tensor, rows: Tensor, positions: Tensor, targets: Tensor, weights: Tensor, *observed: Tensor
-    ) -> Tensor:
-        """Return the weighted sum (not the mean) of the losses; arguments as in `MicroBatch.inputs`."""
-        with autocast(ids.device, self.precision):
-            states = self.qnet.states(ids)  # (B, T, H)
-            values = self.qnet.values(states[rows, positions])  # (N,)
-            loss: Tensor = (weights * (values - targets.float()).square()).sum()
-            if self.lm_head is None or not observed:
-                return loss
-            row, position, weight = observed  # (K,) each
-            logits = self.lm_head(states[row, position - 1])  # (K, V)
-        entropies = functional.cross_entropy(logits.float(), ids[row, position], reduction="none")
-        return loss + self.observation_loss * (weight * entropies).sum()
 
 
 def save_qnet(qnet: QNet, folder: Path, tokenizer_from: Path, *, policy_trunk: bool = False) -> None:

@@ -12,13 +12,15 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
 
 from qlass.errors import Busy, DataError, DependencyNotInstalled, SettingsError
 from qlass.policies.base import Propose, Proposed
 from qlass.prompts import parse_reply
 from qlass.records import History, Proposal
+from qlass.settings import Count, Natural, NonNegative, Seconds, Section, Tokens
 
 if TYPE_CHECKING:
     import httpx
@@ -26,54 +28,54 @@ if TYPE_CHECKING:
 SHOWN = 300
 """Characters of a server's answer that an error message quotes."""
 
+
+def _with_scheme(url: str) -> str:
+    if not url.startswith(("http://", "https://")):
+        raise ValueError("an address that starts with http:// or https://")
+    return url
+
+
 LONGEST_WAIT_S = 60.0
 """Longest pause before a request is sent again, whatever the server asks for."""
 
 
-@dataclass(frozen=True, slots=True)
-class ServerSettings:
-    """Where the server is and how it is asked.
+class Server(Section):
+    """Where the server is and how it is asked."""
 
-    Attributes:
-        base_url: up to and including the version, for example `http://127.0.0.1:8000/v1`.
-        model: the name under which the server offers the model.
-        max_new_tokens: tokens of one reply.
-        api_key_env: name of the environment variable that holds the API key; empty: no key is sent.
-        concurrency: requests in flight at most.
-        timeout_s: seconds to wait for one answer, and for a connection.
-        retries: how often a request is sent again after 408, 429, 5xx or a broken connection.
-        backoff_s: seconds before the first of them; doubles each time, unless the server says when (`Retry-After`).
-        api: completions (token ids; vLLM, SGLang) or chat (messages; hosted APIs).
-        request_per_seed: True: one request for each reply, so that a reply depends on its own seed only. False: one
-            request with `n` replies, which is cheaper for the server; the replies then depend on the first seed and `n`.
-        logprobs: ask for log probabilities; some hosted APIs refuse that.
-        stop: strings that end a reply, beside the model's end of turn.
-        extra: further fields of each request, for example `{"top_k": -1}`.
-    """
-
-    base_url: str
+    base_url: Annotated[str, AfterValidator(_with_scheme)]
+    """Up to and including the version, for example http://127.0.0.1:8000/v1."""
     model: str
-    max_new_tokens: int
-    api_key_env: str = ""
-    concurrency: int = 32
-    timeout_s: float = 120.0
-    retries: int = 6
-    backoff_s: float = 0.5
-    api: Literal["completions", "chat"] = "chat"
-    request_per_seed: bool = True
-    logprobs: bool = True
-    stop: tuple[str, ...] = ()
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    """The name under which the server offers the model."""
+    api: Literal["completions", "chat"]
+    """completions (token ids; vLLM, SGLang) or chat (messages; hosted APIs)."""
+    api_key_env: str
+    """Name of the environment variable that holds the API key; empty: no key is sent."""
+    concurrency: Count
+    """Requests in flight at most."""
+    timeout_s: Seconds
+    """To wait for one answer, and for a connection."""
+    retries: Natural
+    """How often a request is sent again after 408, 429, 5xx or a broken connection."""
+    request_per_seed: bool
+    """true: one request for each reply, so that a reply depends on its own seed only. false: one request with `n` replies,
+    which is cheaper for the server; the replies then depend on the first seed and `n`."""
+    logprobs: bool
+    """Ask for log probabilities; some hosted APIs refuse that."""
+    version: str
+    """Of the weights that are served, in your words; another one plays again what the server has played."""
 
-    def __post_init__(self) -> None:
-        """Raise SettingsError for values that no server could be asked with."""
-        if not self.base_url.startswith(("http://", "https://")):
-            raise SettingsError(f"base_url: found {self.base_url!r}; it must start with http:// or https://")
-        for name, least in (("max_new_tokens", 1), ("concurrency", 1), ("retries", 0), ("backoff_s", 0)):
-            if getattr(self, name) < least:
-                raise SettingsError(f"{name}: found {getattr(self, name)}; it must be at least {least}")
-        if self.timeout_s <= 0:
-            raise SettingsError(f"timeout_s: found {self.timeout_s}; it must be above 0")
+
+class ServerSettings(Server):
+    """The same, and what no file of settings says."""
+
+    max_new_tokens: Tokens
+    """Of one reply."""
+    backoff_s: NonNegative = 0.5
+    """Before a request is sent again for the first time; doubles each time, unless the server says when (`Retry-After`)."""
+    stop: tuple[str, ...] = ()
+    """Strings that end a reply, beside the model's end of turn."""
+    extra: dict[str, Any] = Field(default_factory=dict)
+    """Further fields of each request, for example `{"top_k": -1}`."""
 
 
 class ServerPolicy:

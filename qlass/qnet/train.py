@@ -10,22 +10,28 @@ from typing import Any, cast
 import torch
 
 from qlass.errors import DataError, SettingsError
-from qlass.models.folders import load_checked_tokenizer, load_model
+from qlass.models.folders import load_checked_tokenizer, replace_folder
 from qlass.models.precision import autocast, pick_device
-from qlass.models.qnet import QNet, ValueLoss, save_qnet
+from qlass.models.qnet import QNet, save_qnet
 from qlass.prompts import load_chat_format
-from qlass.qnet.data import Labels, PathRow, label_values, tree_rows, validation_tasks
 from qlass.qnet.metrics import Row, ScoredNode, calibration_table, qnet_metrics, siblings_table
-from qlass.qnet.settings import Column, QNetSettings
 from qlass.records import ExplorationTree, QLabel
 from qlass.seeds import derive_seed
-from qlass.training.attention import choose_attention
-from qlass.training.batches import micro_batches
-from qlass.training.checkpoint import LossRow
-from qlass.training.jobs import TrainJob, resolve_precision, run_job
-from qlass.training.loop import CPU_LIMITS, CUDA_LIMITS
-from qlass.training.rows import collate
-from qlass.training.sft import replace_folder
+from qlass.training.core.batches import micro_batches
+from qlass.training.core.checkpoint import LossRow
+from qlass.training.core.collate import collate
+from qlass.training.core.jobs import TrainJob, resolve_precision, run_job
+from qlass.training.core.loop import CPU_LIMITS, CUDA_LIMITS
+from qlass.training.core.losses import ValueLoss
+from qlass.training.objectives.value import (
+    Column,
+    Labels,
+    PathRow,
+    QNetSettings,
+    label_values,
+    tree_rows,
+    validation_tasks,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,21 +111,11 @@ def train_qnet(  # noqa: PLR0913  (named one by one, as the stage has them)
     validation = [tree for tree in grown if tree.task_id in kept]
     observations = settings.observation_loss > 0
     rows = rows_of(training, supervise=settings.supervise, tail=settings.tail, observations=observations)
-    precision = resolve_precision(settings.train, device, work_dir)
-    job = TrainJob(
-        "qnet",
-        str(policy_dir),
-        settings.train,
-        seed,
-        device,
-        precision,
-        settings.head_width,
-        settings.observation_loss,
-        settings.trunk == "policy",
-    )
+    precision = resolve_precision(settings, device, work_dir)
+    job = TrainJob("qnet", "value", str(policy_dir), settings, seed, device, precision)
     trained = run_job(job, [path.row for path in rows], work_dir)
     qnet = cast("ValueLoss", trained.module).qnet
-    save_qnet(qnet, work_dir / "model", policy_dir, policy_trunk=job.frozen_trunk)
+    save_qnet(qnet, work_dir / "model", policy_dir, policy_trunk=settings.trunk == "policy")
     nodes = score_nodes(qnet, validation, rows_of(validation), values, pick_device(device), precision)
     replace_folder(work_dir / "model", out_dir)
     measured = qnet_metrics(
@@ -143,15 +139,6 @@ def train_qnet(  # noqa: PLR0913  (named one by one, as the stage has them)
         "target": column,
     }
     return QNetResult({**measured, **counts}, trained.curve, calibration_table(nodes), siblings_table(nodes))
-
-
-def build_module(job: TrainJob) -> ValueLoss:
-    """Build the QNet with its loss, ready to train; see `qlass.training.jobs`."""
-    policy: Any = load_model(Path(job.policy_dir))
-    choose_attention(policy.base_model, pick_device(job.device))
-    policy.base_model.requires_grad_(not job.frozen_trunk)
-    lm_head = policy.get_output_embeddings() if job.observation_loss else None
-    return ValueLoss(QNet(policy.base_model, job.head_width).train(), job.precision, lm_head, job.observation_loss)
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ def build_report(inputs: ReportInputs, settings: ReportSettings) -> None:
         DataError: an input is corrupt; the message names file and line.
         StorageError: an output could not be written.
     """
-    pages = [env_page(env, inputs, settings) for env in inputs.envs]
+    pages = [env_page(env, settings) for env in inputs.envs]
     results = [result for page in pages for result in page.results]
     write_json(inputs.out / "summary.json", tables.summary(results))
     rows = [tables.summary_row(result) for result in results]

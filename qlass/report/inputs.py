@@ -6,33 +6,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from qlass.errors import SettingsError
+from qlass.settings import Count, Fraction, Section
 
 
-@dataclass(frozen=True, slots=True)
-class ReportSettings:
-    """How intervals are computed.
+class IntervalSettings(Section):
+    """How intervals are computed."""
 
-    Attributes:
-        bootstrap: resamples of every interval.
-        confidence: of every interval, in (0, 1).
-        seed: of the resampling; equal inputs and seed give equal bytes.
-    """
+    bootstrap: Count
+    """Resamples of every interval."""
+    confidence: Fraction
+    """Of every interval."""
 
-    bootstrap: int = 2000
-    confidence: float = 0.95
+
+class ReportSettings(IntervalSettings):
+    """The same, with the seed of the resampling; equal inputs and seed give equal bytes."""
+
+    bootstrap: Count = 2000
+    confidence: Fraction = 0.95
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse what no interval can be computed from.
-
-        Raises:
-            SettingsError: a value is out of range.
-        """
-        if self.bootstrap < 1:
-            raise SettingsError(f"report.bootstrap={self.bootstrap}: the number of resamples must be 1 or more")
-        if not 0 < self.confidence < 1:
-            raise SettingsError(f"report.confidence={self.confidence}: must be between 0 and 1, for example 0.95")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +38,10 @@ class EnvInputs:
         panels: the panel of each split (JSON with `count` and `sha256`).
         trees: exploration trees (JSON Lines of ExplorationTree).
         labels: Q-values (Parquet, columns as QLabel).
-        sft_loss: `loss.csv` of behaviour cloning (columns step, loss).
+        method_notes: a few words under a row's name, for example {"best_of_n_qnet": "N = 6, picked by the QNet"}.
+        policy_loss: `loss.csv` of each policy (columns step, loss); without rows where nothing was trained.
         qnet_loss: `loss.csv` of the QNet (columns step, loss).
+        qnet_loss_words: what that loss consists of.
         calibration: QNet calibration (columns bin_low, bin_high, n, mean_predicted, mean_target).
         siblings: sibling ranking (columns depth, n_pairs, pairwise_accuracy, n_groups, rank_correlation).
         metrics: `metrics.json` by stage name; shown as they are.
@@ -61,8 +54,10 @@ class EnvInputs:
     panels: Mapping[str, Path] = field(default_factory=dict)
     trees: Path | None = None
     labels: Path | None = None
-    sft_loss: Path | None = None
+    method_notes: Mapping[str, str] = field(default_factory=dict)
+    policy_loss: Mapping[str, Path] = field(default_factory=dict)
     qnet_loss: Path | None = None
+    qnet_loss_words: str = "squared error of Q-values"
     calibration: Path | None = None
     siblings: Path | None = None
     metrics: Mapping[str, Path] = field(default_factory=dict)
@@ -76,12 +71,10 @@ class ReportInputs:
         out: folder that receives index.html, summary.json, results.csv, results.md and plots/.
         envs: the environments, in page order.
         facts: what was run, as (name, value) rows under the title, for example ("base model", "models/reader-3m").
-        method_notes: a few words under a method's name, for example {"best_of_n": "N = 6, picked by the QNet"}.
         differences: address of the page about differences from the paper; empty for no link.
     """
 
     out: Path
     envs: tuple[EnvInputs, ...]
     facts: tuple[tuple[str, str], ...] = ()
-    method_notes: Mapping[str, str] = field(default_factory=dict)
     differences: str = ""

@@ -6,6 +6,11 @@ with these.
 
 from __future__ import annotations
 
+from functools import cache
+
+from qlass.methods.base import get_method, method_names
+from qlass.recipes.recipe import get_recipe, recipe_names
+
 LABEL = "as reported; Llama-2-7B, original games"
 
 METHOD_NAMES = {
@@ -20,7 +25,7 @@ METHOD_NAMES = {
     "eto": "ETO",
     "qlass": "QLASS",
 }
-"""Method ids in the order of the paper's table, with the names to print."""
+"""The rows of the paper's table in its order, with its names."""
 
 ORACLE = "best_of_n"
 """In the paper this method keeps the trajectory with the highest true reward, which no agent can see."""
@@ -61,12 +66,19 @@ def family(method: str) -> str:
 
 
 def method_name(method: str) -> str:
-    """Return the name to print for a method id; ids that are not of the paper print as they are."""
-    name = family(method)
-    if name == "other":
-        return method
-    variant = method[len(name) + 1 :].replace("_", " ")
-    return f"{METHOD_NAMES[name]} ({variant})" if variant else METHOD_NAMES[name]
+    """Return the title that a row's own file gives it; rows that have none here print as in the paper, or as they are."""
+    return _titles().get(method, METHOD_NAMES.get(method, method))
+
+
+@cache
+def _titles() -> dict[str, str]:
+    """Return the title of every row that a recipe or a method makes."""
+    found = {name: get_recipe(name).title for name in recipe_names()}
+    for name in method_names():
+        method = get_method(name)
+        titles = (method.title, *(f"{method.title} ({variant})" for variant in method.variants))
+        found |= dict(zip(method.rows(name), titles, strict=True))
+    return found
 
 
 def method_order(method: str) -> tuple[int, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from markupsafe import Markup
@@ -13,7 +14,7 @@ from qlass.records import ExplorationTree
 from qlass.report import charts, plots
 from qlass.report.compare import Comparison, compare
 from qlass.report.headline import headline, split_name
-from qlass.report.inputs import EnvInputs, ReportInputs, ReportSettings
+from qlass.report.inputs import EnvInputs, ReportSettings
 from qlass.report.load import TableRow, absence, available, read_episodes, read_metrics, read_numbers, read_panel
 from qlass.report.paper import ORACLE, REPORTED, method_name, method_order
 from qlass.report.results import (
@@ -100,6 +101,7 @@ class EnvPage:
     comparison: Comparison | None
     exploration: TreeSection | None
     pictures: Mapping[str, Picture]
+    training: Sequence[tuple[str, Picture]]
     sibling_accuracy: float | None
     metrics: Mapping[str, Mapping[str, float | int | str | bool]]
     panels: Sequence[tuple[str, int, str]]
@@ -108,7 +110,7 @@ class EnvPage:
     unequal: Sequence[str]
 
 
-def env_page(env: EnvInputs, inputs: ReportInputs, settings: ReportSettings) -> EnvPage:
+def env_page(env: EnvInputs, settings: ReportSettings) -> EnvPage:
     """Read the files of one environment and compute its part of the page.
 
     Raises:
@@ -134,7 +136,7 @@ def env_page(env: EnvInputs, inputs: ReportInputs, settings: ReportSettings) -> 
         results=results,
         splits=splits,
         methods=methods_of(groups),
-        lines=_lines(env, results, inputs.method_notes),
+        lines=_lines(env, results),
         paper_splits=[split for name, split in dict.fromkeys(key[:2] for key in REPORTED) if name == env.name],
         graded=any(abs(result.reward.mean - result.success.mean) > 1e-9 for result in results),
         forests=[(split_name(s), charts.forest([r for r in results if r.split == s], split_name(s))) for s in splits],
@@ -148,6 +150,7 @@ def env_page(env: EnvInputs, inputs: ReportInputs, settings: ReportSettings) -> 
         comparison=compare(groups),
         exploration=exploration,
         pictures=pictures,
+        training=_training(env),
         sibling_accuracy=_sibling_accuracy(pictures["siblings"].rows),
         metrics={stage: dict(read_metrics(path)) for stage, path in env.metrics.items() if available(path)},
         panels=[(split, *read_panel(path)) for split, path in env.panels.items() if available(path)],
@@ -157,7 +160,7 @@ def env_page(env: EnvInputs, inputs: ReportInputs, settings: ReportSettings) -> 
     )
 
 
-def _lines(env: EnvInputs, results: Sequence[Result], notes: Mapping[str, str]) -> list[MethodLine]:
+def _lines(env: EnvInputs, results: Sequence[Result]) -> list[MethodLine]:
     """Return a row for every method that was run or that the paper reports for this environment."""
     reported_here = {(split, method): value for (name, split, method), value in REPORTED.items() if name == env.name}
     methods = {result.method for result in results} | {method for _, method in reported_here}
@@ -166,7 +169,7 @@ def _lines(env: EnvInputs, results: Sequence[Result], notes: Mapping[str, str]) 
             method=method,
             name=method_name(method),
             css=charts.method_class(method),
-            note=notes.get(method, ""),
+            note=env.method_notes.get(method, ""),
             cells={result.split: result for result in results if result.method == method},
             reported={split: value for (split, name), value in reported_here.items() if name == method},
             oracle=method == ORACLE,
@@ -179,13 +182,26 @@ def _pictures(env: EnvInputs) -> dict[str, Picture]:
     """Draw the charts whose numbers are CSV files."""
     bins, target = ("bin_low", "bin_high", "n"), ("mean_predicted", "mean_target")
     pairs, accuracy = ("depth", "n_pairs", "n_groups"), ("pairwise_accuracy", "rank_correlation")
-    curve = ("step", "loss")
     return {
         "calibration": _picture("QNet calibration", env.calibration, bins, target, plots.calibration),
         "siblings": _picture("Sibling ranking", env.siblings, pairs, accuracy, plots.siblings),
-        "sft": _picture("SFT loss", env.sft_loss, curve, (), lambda rows: plots.loss_curve(rows, "SFT loss")),
-        "qnet": _picture("QNet loss", env.qnet_loss, curve, (), lambda rows: plots.loss_curve(rows, "QNet loss")),
     }
+
+
+def _training(env: EnvInputs) -> list[tuple[str, Picture]]:
+    """Draw the loss curve of every policy that was trained, and of the QNet, each with what the loss is."""
+    losses = [(method_name(name), "on assistant tokens", path) for name, path in env.policy_loss.items()]
+    found = []
+    for name, words, path in [*losses, ("QNet", env.qnet_loss_words, env.qnet_loss)]:
+        title = f"{name} loss"
+        picture = _picture(title, path, ("step", "loss"), (), partial(_curve, title))
+        if picture.rows or (picture.svg is None and not available(path)):
+            found.append((f"{name}: {words}; the thick line is a running mean.", picture))
+    return found
+
+
+def _curve(title: str, rows: Sequence[TableRow]) -> Markup:
+    return plots.loss_curve(rows, title)
 
 
 def _picture(

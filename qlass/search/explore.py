@@ -15,38 +15,40 @@ from qlass.envs.core.base import EnvDefinition, TextEnv
 from qlass.errors import ReplayDivergence
 from qlass.policies.base import Proposed
 from qlass.records import Cost, ExplorationTree, Node, Proposal, Step, TaskSpec, Trajectory
-from qlass.search.branch import Cursor, Sampling, moved, spent, start, take
+from qlass.search.branch import Candidates, Cursor, Sampling, moved, spent, start, take
 from qlass.search.driver import Act, Acted, Routine
+from qlass.settings import Count, Natural, NonNegative, Section, Tokens
 
 ROOT = -1
 WAVE = 8
 """Nodes expanded together at most; bounds the caches that one tree needs."""
 
 
-@dataclass(frozen=True, slots=True)
-class ExploreSettings:
-    """The budget and switches of exploration.
+class ExploreSettings(Section):
+    """The budget and switches of exploration."""
 
-    Attributes:
-        width: children per expanded node (W).
-        depth: nodes above this depth are expanded (D); at and below it one child, a plain rollout.
-        expert_branch: hang the expert trajectory under the root.
-        max_redraws: how often equal siblings are redrawn before the node stays narrower.
-        max_nodes: no further expansion starts once a tree has this many nodes.
-        rollout_temperature: below its first action, a branch is drawn at this temperature; None: that of the first action. 0
-            makes the Q-values of siblings those of the greedy policy instead of one lucky or unlucky draw each.
-        max_invalid: a sampled branch whose last actions, this many in a row, were invalid ends there with outcome 0
-            (truncated); None: it goes on to the step limit, as in the paper. A policy that was never shown a refusal
-            repeats the refused action, and such branches would make up most of a tree.
-    """
-
-    width: int
-    depth: int
+    width: Count
+    """Children per expanded node (W)."""
+    depth: Natural
+    """Nodes above this depth are expanded (D); at and below it one child, a plain rollout."""
+    temperature: NonNegative
+    """Of expansions; higher than in evaluation, as the QNet must have seen the mistakes that it is to rank."""
+    rollout_temperature: NonNegative | None
+    """Of a branch below its first action; null: as above (the paper). 0 makes the Q-values of siblings those of the greedy
+    policy instead of one lucky or unlucky draw each."""
     expert_branch: bool
-    max_redraws: int
-    max_nodes: int
-    rollout_temperature: float | None = None
-    max_invalid: int | None = None
+    """Hang the expert trajectory under the root."""
+    max_invalid: Count | None
+    """Invalid actions in a row that end a sampled branch as truncated; null: the step limit alone (the paper). A policy that
+    was never shown a refusal repeats the refused action, and such branches would make up most of a tree."""
+    max_redraws: Natural
+    """Equal siblings are redrawn this often before the node stays narrower."""
+    max_nodes: Count
+    """No further expansion starts once a tree has this many nodes."""
+    max_new_tokens: Tokens
+    """Of a reply."""
+    candidates: Candidates
+    """generate, or admissible: score the environment's own list of actions."""
 
 
 @dataclass(slots=True)

@@ -1,1 +1,1 @@
-"""Training: one loop and two engines for SFT and for the QNet."""
+"""Training: what is optimised (`objectives`) and how (`core`)."""

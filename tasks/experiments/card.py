@@ -8,6 +8,7 @@ from typing import Any
 
 from qlass.envs import get_definition
 from qlass.jsonl import read_json
+from qlass.methods.base import get_method
 from tasks.experiments.identity import identities
 from tasks.project import paths
 from tasks.project.settings import Settings
@@ -31,12 +32,10 @@ def text(env: str, settings: Settings, hashes: Mapping[str, str], reason: str, r
         root: the repository.
     """
     rows = ["| split | tasks | mean reward | success rate | tokens per episode |", "|---|---|---|---|---|"]
-    for split in settings.run.splits:
-        found = read_json(root / paths.metrics("evaluate", env, f"qlass-{split}"))
+    for split, found in read_json(root / paths.metrics("evaluate", env, "qlass")).items():
         shown = [found["mean_reward"], found["success_rate"], found["generated_tokens_per_episode"]]
         rows.append(f"| {split} | {found['n_tasks']} | {' | '.join(f'{value:.1f}' for value in shown)} |")
     names = {**lineage(settings, root), **hashes, **identities(root)}
-    evaluate = settings.evaluate
     return "\n".join(
         [
             f"# qlass-{env}",
@@ -45,7 +44,7 @@ def text(env: str, settings: Settings, hashes: Mapping[str, str], reason: str, r
             "",
             f"* `policy/`: behaviour cloning of `{settings.base.source}`; chat format `{settings.base.chat_format}`.",
             "* `qnet/`: scores (history, action); initialised from that policy. The two belong together.",
-            f"* Use: {evaluate.proposals} proposals per step at temperature {evaluate.temperature}, execute the best.",
+            f"* Use: method `qlass`, {get_method('qlass').note(settings.methods['qlass'])['']}.",
             f"* Alias: {reason}.",
             "",
             *rows,

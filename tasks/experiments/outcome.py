@@ -20,7 +20,7 @@ def stage_rows(root: Path, ran: set[str] | None) -> list[dict[str, Any]]:
     lock = dvcfiles.read_lock(root)
     rows = []
     for cell in dvcfiles.cells(root):
-        if cell.name not in lock:
+        if cell.name not in lock or str(cell.pointer) not in cell.outs:
             continue
         run_id = pointed_run(root / cell.pointer)
         known = ran is not None and run_id is not None
@@ -39,6 +39,10 @@ def pointed_run(pointer: Path) -> str | None:
 
 
 def result_metrics(root: Path) -> dict[str, Any]:
-    """Return the evaluation metrics under names that are equal in every run: eval/<env>/<method>-<split>/<metric>."""
+    """Return the evaluation metrics under names that are equal in every run: eval/<env>/<row>-<split>/<metric>."""
     found = sorted((root / paths.DATA / "evaluate").glob("*/*/metrics.json"))
-    return {f"eval/{path.parts[-3]}/{path.parts[-2]}": json.loads(path.read_text()) for path in found}
+    return {
+        f"eval/{path.parts[-3]}/{path.parts[-2]}-{split}": metrics
+        for path in found
+        for split, metrics in json.loads(path.read_text()).items()
+    }

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from qlass.envs import get_definition, make_env
 from qlass.envs.core.base import EnvDefinition, TextEnv
 from qlass.policies.base import Policy, ValueFunction
-from qlass.policies.server import ServerPolicy, ServerSettings
-from tasks.project.settings import Base, Env, Inference, Server
+from qlass.policies.server import Server, ServerPolicy, ServerSettings
+from tasks.project.settings import Env, Inference, Settings
 
 if TYPE_CHECKING:
     from qlass.policies.local import LocalPolicy, LocalValueFunction
@@ -46,7 +46,7 @@ class Models:
 
     @classmethod
     def of(  # the policy's name and folder differ from stage to stage, the rest is said once in params.yaml
-        cls, given: Any, env: str, name: Literal["base", "sft"], policy: Path, qnet: Path | None, max_new_tokens: int
+        cls, given: Settings, env: str, name: str, policy: Path, qnet: Path | None, max_new_tokens: int
     ) -> Self:
         """Take the rest from `base` and `inference` of params.yaml.
 
@@ -58,8 +58,7 @@ class Models:
             qnet: folder of the QNet, or None.
             max_new_tokens: tokens of one reply.
         """
-        base: Base = given.base
-        inference: Inference = given.inference
+        base, inference = given.base, given.inference
         served = None if inference.server is None else _served(inference.server, env, name, max_new_tokens)
         return cls(policy, qnet, base.chat_format, base.max_length, max_new_tokens, base.device, inference, served)
 
@@ -71,7 +70,7 @@ class Models:
 
 def _served(server: Server, env: str, name: str, max_new_tokens: int) -> ServerSettings:
     """Fill in `{policy}` and `{env}` in the server's address and the model's name."""
-    values = asdict(server)
+    values = server.model_dump()
     for key in ("base_url", "model"):
         values[key] = values[key].replace("{policy}", name).replace("{env}", env)
     return ServerSettings(**values, max_new_tokens=max_new_tokens)

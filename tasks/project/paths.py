@@ -1,6 +1,6 @@
 """Where everything lies, relative to the repository root, which is the working directory of every stage.
 
-`dvc.yaml` declares the same paths as deps and outs; `tests/tasks/test_stage.py` compares the two.
+`dvc.yaml` declares the same paths as deps and outs; `tests/tasks/test_dvcfiles.py` compares the two.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ WORK = Path(".work")
 DATA = Path("data")
 RUNS = Path("runs")
 BASE_POLICY = DATA / "base" / "policy"
+BASE_SOURCE = DATA / "base" / "source.json"
 REPORT = DATA / "report"
 
 
@@ -31,6 +32,11 @@ def trajectories(env: str) -> Path:
     return DATA / "expert" / env / "trajectories.jsonl"
 
 
+def instruction(env: str) -> Path:
+    """The environment's instruction text, as training sees it."""
+    return DATA / "expert" / env / "instruction.txt"
+
+
 def panel(env: str, split: str) -> Path:
     """The ordered, hashed TaskSpecs of a split."""
     return DATA / "expert" / env / "panels" / f"{split}.json"
@@ -41,9 +47,14 @@ def expert_stats(env: str) -> Path:
     return DATA / "expert" / env / "stats.json"
 
 
-def sft_policy(env: str) -> Path:
-    """Folder of the policy after behaviour cloning."""
-    return DATA / "sft" / env / "policy"
+def installed(env: str) -> Path:
+    """Versions of the packages that an environment plays on; stage `env` writes the file beside the environment's code."""
+    return Path("qlass") / "envs" / env / "installed.json"
+
+
+def policy(env: str, name: str) -> Path:
+    """Folder of a policy, made by the recipe of its name."""
+    return DATA / "policy" / env / name / "model"
 
 
 def trees(env: str) -> Path:
@@ -61,19 +72,19 @@ def qnet(env: str) -> Path:
     return DATA / "qnet" / env / "model"
 
 
-def episodes(env: str, method: str, split: str) -> Path:
-    """Evaluated episodes of one cell of the comparison."""
-    return DATA / "evaluate" / env / f"{method}-{split}" / "episodes.jsonl"
+def episodes(env: str, row: str, split: str) -> Path:
+    """Evaluated episodes of one split, played by a policy alone or by a method."""
+    return DATA / "evaluate" / env / row / "episodes" / f"{split}.jsonl"
 
 
-def metrics(stage: str, env: str, cell: str = "") -> Path:
-    """The metrics file of sft, explore, label, qnet, or of one cell of evaluate or search (`method-split`)."""
-    return DATA / stage / env / cell / "metrics.json"
+def metrics(stage: str, env: str, name: str = "") -> Path:
+    """The metrics file of explore, label or qnet; of a policy (stage `policy`), or of what was evaluated (`evaluate`)."""
+    return DATA / stage / env / name / "metrics.json"
 
 
-def loss(stage: str, env: str) -> Path:
-    """The loss curve of sft or qnet."""
-    return DATA / stage / env / "loss.csv"
+def loss(stage: str, env: str, name: str = "") -> Path:
+    """The loss curve of the QNet, or of a policy (stage `policy`)."""
+    return DATA / stage / env / name / "loss.csv"
 
 
 def table(name: str, env: str) -> Path:

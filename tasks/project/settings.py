@@ -1,42 +1,49 @@
-"""The settings: params.yaml as frozen dataclasses, one per top-level key.
+"""The settings: params.yaml, one section per top-level key, each declared where it is used.
 
-`load(stage, items)` gives a stage only the keys that its entry in `dvc.yaml` declares, because DVC re-runs a stage only
-when a declared key changes. Keys that change no result (workers, fanout, device, tracking) are open to all.
+`load(cell)` gives a stage only the keys that its entry in `dvc.yaml` declares, because DVC re-runs a stage only when a
+declared key changes; what `envs.<env>.overrides` says of them is merged in. Keys that change no result (workers, fanout,
+device, tracking) are open to all. `python -m tasks.params` prints every setting.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, Self, TypeAlias, TypeVar, cast
 
+from pydantic import BaseModel, TypeAdapter, ValidationError, create_model
+
+from qlass.envs import get_definition
 from qlass.errors import SettingsError
+from qlass.labels.settings import LabelSettings
+from qlass.methods.base import Method, MethodSettings, get_method
+from qlass.policies.server import Server
+from qlass.recipes.recipe import Recipe, get_recipe
+from qlass.report.inputs import IntervalSettings
+from qlass.search.branch import Candidates
+from qlass.search.explore import ExploreSettings
+from qlass.settings import Actions, Count, Megabytes, Natural, Section, Some, Tasks, Tokens
+from qlass.training.objectives.value import QNetSettings
+from qlass.validation import Problem, problems
 from tasks.project import dvcfiles, paths
-from tasks.project.strict import MAY_BE_EMPTY, Range, read
 
 Item = TypeVar("Item")
-Count: TypeAlias = Annotated[int, Range(at_least=1)]
-Natural: TypeAlias = Annotated[int, Range(at_least=0)]
-Positive: TypeAlias = Annotated[float, Range(above=0)]
-NonNegative: TypeAlias = Annotated[float, Range(at_least=0)]
-Fraction: TypeAlias = Annotated[float, Range(above=0, below=1)]
-Ratio: TypeAlias = Annotated[float, Range(at_least=0, at_most=1)]
-Precision: TypeAlias = Literal["auto", "fp32", "bf16"]
-Backend: TypeAlias = Literal["deepspeed", "torch"]
-ZeroStage: TypeAlias = Literal[0, 1, 2, 3]
-Candidates: TypeAlias = Literal["generate", "admissible"]
+Values: TypeAlias = dict[str, Any]
+
+SFT = "sft"
+"""The policy from which exploration and the searches start."""
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(Section):
     """What runs: the matrices of dvc.yaml."""
 
-    envs: tuple[str, ...]
-    policies: Annotated[tuple[Literal["base", "sft"], ...], MAY_BE_EMPTY]
-    searches: Annotated[tuple[Literal["best_of_n", "qlass", "qlass_adaptive"], ...], MAY_BE_EMPTY]
-    splits: tuple[Literal["dev", "test_seen", "test_unseen"], ...]
+    envs: Some[str]
+    """The environments, each configured under `envs`."""
+    policies: Some[str]
+    """Made by the recipe and played greedily; sft must be among them, since exploration and searches start from it."""
+    searches: tuple[str, ...]
+    """Methods that draw replies of the SFT policy; may be []."""
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -44,190 +51,129 @@ class Run:
         return (*self.policies, *self.searches)
 
 
-@dataclass(frozen=True, slots=True)
-class Base:
+class Base(Section):
     """Seed, machine and base policy."""
 
     seed: Natural
+    """Every other seed is derived from it."""
     workers: Count
+    """Of expert, explore, evaluate and search; no result depends on it."""
     fanout: Literal["processes", "ray"]
+    """Processes of this machine, or Ray's over many; no result depends on it."""
     device: Literal["auto", "cpu", "cuda"]
+    """Where models compute."""
     source: str
+    """A folder, or a Hugging Face model id."""
     revision: str | None
+    """Commit of the Hugging Face id; needed for one."""
     chat_format: Literal["qlass", "llama-2"]
-    max_length: Count
+    """How messages become tokens."""
+    max_length: Tokens
+    """Of one conversation; longer ones lose their oldest turns, never the instruction."""
 
 
-@dataclass(frozen=True, slots=True)
-class Server:
-    """An OpenAI-compatible server that runs the policy; see `qlass.policies.server.ServerSettings`."""
-
-    base_url: str
-    model: str
-    api: Literal["completions", "chat"]
-    api_key_env: str
-    concurrency: Count
-    timeout_s: Positive
-    retries: Natural
-    request_per_seed: bool
-    logprobs: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Inference:
-    """How the processes of explore, evaluate and search run models and environments."""
+class Inference(Section):
+    """How the processes of explore, evaluate and search run; what changes here changes replies by rounding at most."""
 
     slots: Count | None
+    """Trees or episodes alive at a time in one process, the next starts when one ends; null: a whole shard."""
     overlap: bool
-    cache_mb: Natural
-    precision: Precision
+    """Environments of one half step while the models answer the other half; pays for slow ones."""
+    cache_mb: Megabytes
+    """For the keys and values that each model keeps between turns; the oldest are forgotten."""
+    precision: Literal["auto", "fp32", "bf16"]
+    """Of matrix products; auto: bf16 where the processor has it."""
     server: Server | None
+    """An OpenAI-compatible server that runs the policy; null: each process runs it itself."""
 
 
-@dataclass(frozen=True, slots=True)
-class Panel:
-    """Tasks per split."""
+class Env(Section):
+    """One environment."""
 
-    train: Count
-    dev: Count
-    test_seen: Count
-    test_unseen: Count
-
-
-@dataclass(frozen=True, slots=True)
-class Env:
-    """One environment; `options` are checked by the environment itself."""
-
-    max_steps: Count
-    panel: Panel
-    options: dict[str, Any]
+    max_steps: Actions
+    """Of an episode, the same in exploration and evaluation."""
+    panel: dict[str, Tasks]
+    """Of each split that the environment has."""
+    options: Values
+    """The environment's own, checked by itself."""
+    overrides: Overrides
+    """What is different on this environment: `overrides.<section>.<key>`, with the keys of the sections of that name."""
 
 
-@dataclass(frozen=True, slots=True)
-class Expert:
+class Overrides(Section):
+    """By section; {} where nothing is different."""
+
+    expert: Values
+    recipes: Values
+    explore: Values
+    label: Values
+    qnet: Values
+    evaluate: Values
+    methods: Values
+
+
+class Expert(Section):
     """Stage expert."""
 
     thoughts: bool
+    """false: replies are `Action: ...` alone."""
 
 
-@dataclass(frozen=True, slots=True)
-class Lora:
-    """Low-rank adaptation."""
-
-    r: Count
-    alpha: Count
-    dropout: Annotated[float, Range(at_least=0, below=1)]
-
-
-@dataclass(frozen=True, slots=True)
-class Training:
-    """What the stages that train have in common."""
-
-    epochs: Count
-    batch_size: Count
-    lr: Positive
-    warmup_ratio: Ratio
-    weight_decay: NonNegative
-    adam_beta2: Annotated[float, Range(at_least=0, below=1)]
-    max_grad_norm: Positive
-    precision: Precision
-    backend: Backend
-    zero_stage: ZeroStage
-    ranks: Count
-    log_every: Count
-    checkpoint_every: Count
-
-
-@dataclass(frozen=True, slots=True)
-class Sft(Training):
-    """Stage sft."""
-
-    trajectories: Count | None
-    lora: Lora | None
-
-
-@dataclass(frozen=True, slots=True)
-class Explore:
+class Explore(ExploreSettings):
     """Stage explore."""
 
-    tasks: Count | None
-    width: Count
-    depth: Natural
-    temperature: NonNegative
-    expert_branch: bool
-    rollout_temperature: NonNegative | None
-    max_invalid: Count | None
-    max_redraws: Natural
-    max_nodes: Count
-    max_new_tokens: Count
+    tasks: Tasks | None
+    """Of the training panel, the first ones; null: all."""
+    shard_size: Tasks
+    """In one file of finished work."""
+
+
+class Evaluate(Section):
+    """Stages evaluate and search."""
+
+    splits: Literal["test", "dev", "all"]
+    """test: every test split that the environment has; dev: the one on which choices are made; all: both."""
+    max_new_tokens: Tokens
+    """Of a reply."""
     candidates: Candidates
-    shard_size: Count
+    """generate, or admissible: score the environment's own list of actions."""
+    shard_size: Tasks
+    """In one file of finished work."""
+
+    def of(self, splits: Sequence[str]) -> tuple[str, ...]:
+        """Return which of an environment's splits are played."""
+        wanted = {"test": ("test",), "dev": ("dev",), "all": ("dev", "test")}[self.splits]
+        return tuple(split for split in splits if split.startswith(wanted))
 
 
-@dataclass(frozen=True, slots=True)
-class Label:
-    """Stage label."""
-
-    gamma: Annotated[float, Range(above=0, at_most=1)]
-    q_type: Literal["q", "average_reward", "reward"]
-
-
-@dataclass(frozen=True, slots=True)
-class Qnet(Training):
-    """Stage qnet."""
-
-    head_width: Count
-    trunk: Literal["own", "policy"]
-    target: Literal["q_norm", "q"]
-    supervise: Literal["action_end", "every_token"]
-    tail: Natural | None
-    observation_loss: NonNegative
-    tasks: Count | None
-    validation_fraction: Fraction
-
-
-@dataclass(frozen=True, slots=True)
-class Adaptive:
-    """What qlass_adaptive adds to qlass."""
-
-    prior: NonNegative
-    max_redraws: Natural
-    redraw_below: Ratio
-    redraw_temperature: NonNegative
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluate:
-    """Stages evaluate and search; what only searches need is not declared by evaluate."""
-
-    seeds: tuple[Natural, ...]
-    temperature: NonNegative
-    proposals: Count
-    rollouts: Count
-    adaptive: Adaptive
-    max_new_tokens: Count
-    candidates: Candidates
-    shard_size: Count
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """Stage report."""
-
-    bootstrap: Count
-    confidence: Fraction
-
-
-@dataclass(frozen=True, slots=True)
-class Tracking:
+class Tracking(Section):
     """MLflow; changes no result."""
 
     experiment: str
+    """Name of the experiment."""
     max_traces: Natural
+    """Evaluated episodes per stage that become traces."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Recipes(Section):
+    """A section per policy, declared by the recipe's file."""
+
+    def __getitem__(self, name: str) -> Section:
+        """Return the section of a policy."""
+        section: Section = getattr(self, name)
+        return section
+
+
+class Methods(Section):
+    """A section per method, declared by the method's file."""
+
+    def __getitem__(self, name: str) -> MethodSettings:
+        """Return the section of a method."""
+        section: MethodSettings = getattr(self, name)
+        return section
+
+
+class Settings(Section):
     """All of params.yaml."""
 
     run: Run
@@ -235,27 +181,33 @@ class Settings:
     inference: Inference
     envs: dict[str, Env]
     expert: Expert
-    sft: Sft
+    recipes: Recipes
     explore: Explore
-    label: Label
-    qnet: Qnet
+    label: LabelSettings
+    qnet: QNetSettings
+    methods: Methods
     evaluate: Evaluate
-    report: Report
+    report: IntervalSettings
     tracking: Tracking
+
+    def on(self, env: str) -> Self:
+        """Return the settings with the overrides of an environment merged in."""
+        merged = _merged(self.model_dump(), self.envs[env].overrides.model_dump())
+        return type(self).model_validate_json(json.dumps(merged))
 
 
 OPEN_KEYS = ("base.workers", "base.fanout", "base.device", "tracking")
 """Keys that every stage may read, because no result depends on them."""
 
 
-class Scope:
+class _Scope:
     """The part of the settings that a stage has declared; reading anything else is a SettingsError."""
 
     def __init__(self, value: Any, allowed: tuple[str, ...], owner: str, prefix: str = "") -> None:
         """Wrap a settings object or mapping; `allowed` are dotted keys, `owner` is named in the message."""
         self._value, self._allowed, self._owner, self._prefix = value, allowed, owner, prefix
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         """Return a declared value, or a Scope on the way to one."""
         key = f"{self._prefix}{name}"
         if name.startswith("_") or not any(_within(key, entry) or _within(entry, key) for entry in self._allowed):
@@ -266,49 +218,141 @@ class Scope:
         value = self._value[name] if isinstance(self._value, dict) else getattr(self._value, name)
         if any(_within(key, entry) for entry in self._allowed):
             return value
-        return Scope(value, self._allowed, self._owner, f"{key}.")
+        return _Scope(value, self._allowed, self._owner, f"{key}.")
+
+    def __getitem__(self, name: str) -> object:
+        """Return what the attribute of this name is; for names that are values, such as `envs[env]`."""
+        return getattr(self, name)
 
 
 def load_all(path: Path = paths.PARAMS) -> Settings:
     """Read every setting.
 
     Raises:
-        SettingsError: as `tasks.project.strict.read`; also for an environment in `run.envs` without an entry in `envs`, for a
-            run without a method, and for more ranks than the backend knows.
+        SettingsError: names the file, the dotted key, the value found, the allowed ones and what to do. Also for a name in
+            `run` without its section, and for an override that is no setting.
     """
-    settings = read(Settings, dvcfiles.read_yaml(path), str(path))
-    if not settings.run.methods:
-        raise SettingsError(
-            f"{path}: run.policies and run.searches: found two empty lists; allowed: one of them; name a method"
-        )
-    for number, env in enumerate(settings.run.envs):
-        if env not in settings.envs:
-            raise SettingsError(
-                f"{path}: run.envs[{number}]: found {env!r}; allowed: {', '.join(settings.envs)}; "
-                f"choose one of these or add envs.{env}"
-            )
-    for name, section in (("sft", settings.sft), ("qnet", settings.qnet)):
-        if section.backend == "torch" and section.ranks > 1:
-            raise SettingsError(
-                f"{path}: {name}.ranks: found {section.ranks}; allowed: 1 with {name}.backend torch; use deepspeed for more"
-            )
+    values = dvcfiles.read_yaml(path)
+    try:
+        model = _model(values)
+        settings = _read(model, values, str(path))
+        _check_names(settings)
+        for env in settings.envs:
+            _read(model, _merged(values, values["envs"][env]["overrides"]), str(path), f"envs.{env}.overrides.")
+    except (TypeError, ValueError) as error:
+        raise SettingsError(f"{path}: {error}; params.yaml holds plain values only") from None
+    except SettingsError as error:
+        text = str(error)
+        raise SettingsError(text if text.startswith(f"{path}: ") else f"{path}: {text}") from None
     return settings
 
 
-def load(cell: dvcfiles.Cell, path: Path = paths.PARAMS) -> Scope:
-    """Return the settings that a stage may read: those it declares in `dvc.yaml`, and OPEN_KEYS."""
-    return Scope(load_all(path), (*cell.params, *OPEN_KEYS), cell.name)
+def _model(values: Any) -> type[Settings]:
+    """Return Settings with a section for each recipe and method that is named in the file."""
+    sections: dict[str, Any] = {}
+    for key, base, find in (("recipes", Recipes, get_recipe), ("methods", Methods, get_method)):
+        named = values.get(key) if isinstance(values, Mapping) else None
+        if isinstance(named, Mapping):
+            fields: dict[str, Any] = {str(name): (_named(key, str(name), find).settings, ...) for name in named}
+            sections[key] = (create_model(key.capitalize(), __base__=base, **fields), ...)
+    return create_model("Settings", __base__=Settings, **sections)
 
 
-def declared(cell: dvcfiles.Cell, path: Path = paths.PARAMS) -> dict[str, Any]:
-    """Return the values of the keys that a stage declares, as plain JSON values by dotted key."""
+def _named(key: str, name: str, find: Callable[[str], Recipe | Method]) -> Recipe | Method:
+    try:
+        return find(name)
+    except SettingsError as error:
+        raise SettingsError(f"{key}.{name}: {error}") from None
+
+
+def _read(model: type[Settings], values: Any, file: str, prefix: str = "") -> Settings:
+    """Validate plain values; `prefix` is where they come from in the file."""
+    try:
+        return model.model_validate_json(json.dumps(values, default=_refuse))
+    except ValidationError as error:
+        # Overrides are merged into sections that are right without them, so what is wrong now is theirs.
+        first = problems(error, TypeAdapter(model))[0]
+        raise SettingsError(f"{file}: {prefix}{_sentence(first)}") from None
+
+
+def _refuse(value: object) -> Any:
+    raise TypeError(f"found {value!r} ({type(value).__name__})")
+
+
+def _sentence(problem: Problem) -> str:
+    """Say what is wrong, what is allowed and what to do."""
+    where = problem.where or "(top level)"
+    if problem.kind == "unknown":
+        return f"{where}: found an unknown key; allowed: {problem.expected}; correct or remove it"
+    if problem.kind == "missing":
+        return f"{where}: found nothing, the key is missing; allowed: {problem.expected}; add it"
+    return f"{where}: found {problem.found}; allowed: {problem.expected}; change it"
+
+
+def _check_names(settings: Settings) -> None:
+    """Check that what `run` names has its section and its file, and that environments have the splits of their panels."""
+    run = settings.run
+    for key, names, section in (
+        ("envs", run.envs, settings.envs.keys()),
+        ("policies", run.policies, type(settings.recipes).model_fields.keys()),
+        ("searches", run.searches, type(settings.methods).model_fields.keys()),
+    ):
+        home = {"envs": "envs", "policies": "recipes", "searches": "methods"}[key]
+        for number, name in enumerate(names):
+            if name not in section:
+                raise SettingsError(
+                    f"run.{key}[{number}]: found {name!r}; allowed: {', '.join(section)}; choose one of these or add "
+                    f"{home}.{name}"
+                )
+    if SFT not in run.policies:
+        raise SettingsError(
+            f"run.policies: found {list(run.policies)}; allowed: a list with {SFT}, from which exploration and searches start"
+        )
+    if twice := set(run.policies) & set(run.searches):
+        raise SettingsError(f"run.searches: found {sorted(twice)}; allowed: names that run.policies does not have")
+    for env in run.envs:
+        splits, found = get_definition(env).splits, settings.envs[env].panel
+        if found.keys() != set(splits):
+            raise SettingsError(f"envs.{env}.panel: found {list(found)}; allowed: the keys {', '.join(splits)}")
+
+
+def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> Values:
+    """Return nested mappings with some of their values changed."""
+    found = dict(values)
+    for key, change in changes.items():
+        inner = found.get(key)
+        found[key] = _merged(inner, change) if isinstance(inner, Mapping) and isinstance(change, Mapping) else change
+    return found
+
+
+def load(cell: dvcfiles.Cell, path: Path = paths.PARAMS, env: str | None = None) -> Settings:
+    """Return settings of which a stage can read what it declares in `dvc.yaml`, and OPEN_KEYS; the rest is a SettingsError.
+
+    Args:
+        cell: the stage.
+        path: the file.
+        env: the environment whose overrides hold; by default that of the cell, if it has one.
+    """
+    settings = load_all(path)
+    env = env or cell.items.get("env")
+    scope = _Scope(settings if env is None else settings.on(env), (*cell.params, *OPEN_KEYS), cell.name)
+    return cast("Settings", scope)
+
+
+def declared(cell: dvcfiles.Cell, path: Path = paths.PARAMS) -> Values:
+    """Return the values of the keys that a stage declares, as plain JSON values by dotted key.
+
+    They are those that hold after the overrides, which are left out themselves.
+    """
     settings = load(cell, path)
     found = {}
     for key in cell.params:
+        if ".overrides." in key:
+            continue
         value: Any = settings
         for part in key.split("."):
             value = getattr(value, part)
-        found[key] = _plain(value)
+        found[key] = value.model_dump() if isinstance(value, BaseModel) else value
     return found
 
 
@@ -323,11 +367,6 @@ def first(items: Sequence[Item], count: int | None, key: str, what: str) -> Sequ
             f"{paths.PARAMS}: {key}: found {count}; allowed: 1 to {len(items)} ({what}), or null for all of them"
         )
     return items[:count]
-
-
-def _plain(value: Any) -> Any:
-    """Return a setting as a JSON value."""
-    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
 
 
 def _within(key: str, entry: str) -> bool:

@@ -50,7 +50,8 @@ class RayPool(Pool):
         return self.ray.remote(num_cpus=1, num_gpus=self.plan.crew.gpus)(_Actor).remote()
 
     def _send(self, worker: Any, shard: tuple[int, list[Any]]) -> Future[Any]:
-        return worker.work.remote(self.plan, Path.cwd(), shard[1]).future()
+        answer: Future[Any] = worker.work.remote(self.plan, Path.cwd(), shard[1]).future()
+        return answer
 
     def _answers(self) -> list[Future[Any]]:
         # Not `ray.wait`: the SystemExit of SIGTERM would come out of it with another exit code.
@@ -75,7 +76,10 @@ class RayPool(Pool):
     def _bury(self, worker: Any) -> BaseException | None:
         """Wait until Ray knows what became of a silent worker, else the next could get its dead machine; return that."""
         unknown = self.ray.exceptions.ActorUnavailableError
-        while isinstance(cause := worker.ping.remote().future().exception(), unknown):
+        while True:
+            cause: BaseException | None = worker.ping.remote().future().exception()
+            if not isinstance(cause, unknown):
+                break
             time.sleep(1)
         self.ray.kill(worker)
         return cause

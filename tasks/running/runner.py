@@ -19,7 +19,8 @@ from typing import Any
 from qlass.errors import QlassError
 from qlass.jsonl import read_json
 from tasks.experiments import tracking
-from tasks.project import dvcfiles, settings, variables
+from tasks.project import dvcfiles, variables
+from tasks.project.settings import Settings, declared, load
 from tasks.running import disk, resume
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ logger = logging.getLogger(__name__)
 _SMALL = 1_000_000
 """Bytes up to which an output is also an MLflow artifact; the rest is in DVC only."""
 
-_CODE = ("qlass/records.py", "qlass/seeds.py", "tasks/running/shards.py")
+_CODE = ("qlass/records.py", "qlass/seeds.py", "qlass/settings.py", "tasks/running/shards.py")
 """Code that takes part in every result, beside what `dvc.yaml` names; part of the key of a work folder."""
 
 
@@ -37,19 +38,23 @@ class StageJob:
 
     Attributes:
         cell: its entry in dvc.yaml; `cell.items` are its arguments.
-        settings: the keys that it declares there.
+        settings: only the keys that it declares there can be read.
         tracker: its MLflow run.
     """
 
     cell: dvcfiles.Cell
-    settings: settings.Scope
+    settings: Settings
     tracker: tracking.Tracker
+
+    def settings_on(self, env: str) -> Settings:
+        """Return the declared settings as they are on an environment, its overrides merged in."""
+        return load(self.cell, env=env)
 
     def work_folder(self) -> AbstractContextManager[Path]:
         """Return the folder for finished parts of this very result (settings, inputs, code); see `tasks.running.resume`."""
         code = [path for path in _CODE if Path(path).exists()]
         parts = {
-            "params": settings.declared(self.cell),
+            "params": declared(self.cell),
             "deps": resume.content_hashes([*self.cell.deps, *code]),
             "outs": self.cell.outs,
         }
@@ -61,7 +66,7 @@ def run(stage: str, main: Callable[[StageJob], None], arguments: Sequence[str] |
     prepare()
     try:
         cell = dvcfiles.cell(stage, parse(stage, arguments))
-        scope = settings.load(cell)
+        scope = load(cell)
         with tracked(cell, scope) as tracker:
             main(StageJob(cell, scope, tracker))
     except KeyboardInterrupt:
@@ -107,14 +112,14 @@ def parse(stage: str, arguments: Sequence[str] | None = None) -> dict[str, str]:
 
 
 @contextmanager
-def tracked(cell: dvcfiles.Cell, scope: settings.Scope) -> Iterator[tracking.Tracker]:
+def tracked(cell: dvcfiles.Cell, scope: Settings) -> Iterator[tracking.Tracker]:
     """Open an MLflow run around a stage: settings and inputs at the start, metrics and pointer at the end."""
     began = time.monotonic()
     tags = {"stage": cell.stage, **cell.items}
     tracker = tracking.open_run(cell.name, scope.tracking.experiment, tags=tags)
     status: tracking.Status = "FAILED"
     try:
-        tracker.params(settings.declared(cell))
+        tracker.params(declared(cell))
         log_inputs(tracker, cell)
         tracker.watch_system()
         logger.info("stage=%s run_id=%s start=1", cell.name, tracker.run_id)

@@ -41,8 +41,13 @@ def copy(source: Path, target: Path) -> None:
     """Copy the files of a model, each written under its own name only when complete."""
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
-    for file in sorted(file for pattern in FILES for file in source.glob(pattern)):
+    for file in model_files(source):
         shutil.copyfile(file, target / file.name)
+
+
+def model_files(folder: Path) -> list[Path]:
+    """Return the files of which a model consists, sorted."""
+    return sorted(file for pattern in FILES for file in folder.glob(pattern))
 
 
 def validate(folder: Path, chat_format: str) -> None:

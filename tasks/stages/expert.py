@@ -13,11 +13,10 @@ from typing import Any
 from qlass.envs import get_definition, make_env
 from qlass.envs.core.panels import Panel, build_panel, check_disjoint, save_panel
 from qlass.errors import DataError
-from qlass.jsonl import write_json, write_records
+from qlass.jsonl import replacing, write_json, write_records
 from qlass.records import TaskSpec, Trajectory
 from tasks.playing.demonstrate import play, verify
 from tasks.project import paths
-from tasks.project.settings import Env
 from tasks.running.runner import StageJob, run
 from tasks.running.shards import Crew, Plan, Worker, run_shards
 
@@ -73,10 +72,10 @@ def _summary(played: Sequence[Trajectory]) -> dict[str, float]:
 
 
 def main(job: StageJob) -> None:
-    """Write panels, trajectories and statistics."""
+    """Write panels, instruction, trajectories and statistics."""
     name, settings = job.cell.items["env"], job.settings
-    env: Env = getattr(settings.envs, name)
-    panels = build_panels(name, env, settings.base.seed)
+    env = settings.envs[name]
+    panels = build_panels(name, env.panel, env.options, settings.base.seed)
     setup = ExpertSetup(name, env.options, env.max_steps, settings.expert.thoughts, settings.base.seed)
     with job.work_folder() as folder:
         crew = Crew(settings.base.workers, settings.base.fanout)
@@ -85,17 +84,18 @@ def main(job: StageJob) -> None:
     solved = [trajectory for trajectory in played if trajectory.success]
     if not solved:
         raise DataError(f"expert of {name}: none of {len(played)} tasks solved; raise envs.{name}.max_steps?")
+    with replacing(paths.instruction(name)) as temporary:
+        temporary.write_text(get_definition(name).instruction, encoding="utf-8")
     write_records(paths.trajectories(name), solved, Trajectory)
     for split, panel in panels.items():
         save_panel(paths.panel(name, split), panel)
     write_json(paths.expert_stats(name), statistics(panels, played))
 
 
-def build_panels(name: str, env: Env, seed: int) -> dict[str, Panel]:
-    """Return the panel of every split, no task in two of them."""
+def build_panels(name: str, counts: Mapping[str, int], options: Mapping[str, Any], seed: int) -> dict[str, Panel]:
+    """Return the panel of every split, no task in two of them; `counts` are the tasks of each."""
     definition = get_definition(name)
-    counts = {split: getattr(env.panel, split) for split in env.panel.__dataclass_fields__}
-    panels = {split: build_panel(definition, env.options, split, n, seed) for split, n in counts.items()}
+    panels = {split: build_panel(definition, options, split, count, seed) for split, count in counts.items()}
     check_disjoint(panels.values())
     return panels
 

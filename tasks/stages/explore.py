@@ -31,24 +31,15 @@ class ExploreSetup:
 def start(setup: ExploreSetup) -> Worker:
     """Prepare a worker process."""
     from qlass.search.branch import Sampling
-    from qlass.search.explore import ExploreSettings, explore
+    from qlass.search.explore import explore
 
     player, given = Player(setup.environment, setup.models), setup.explore
-    budget = ExploreSettings(
-        width=given.width,
-        depth=given.depth,
-        expert_branch=given.expert_branch,
-        max_redraws=given.max_redraws,
-        max_nodes=given.max_nodes,
-        rollout_temperature=given.rollout_temperature,
-        max_invalid=given.max_invalid,
-    )
 
     def grow(env: Any, task: tuple[TaskSpec, Trajectory | None]) -> Any:
         spec, expert = task
         seed = derive_seed(setup.seed, "explore", spec.task_id)
         sampling = Sampling(given.temperature, seed, given.candidates)
-        return explore(env, player.definition, spec, budget, sampling, expert)
+        return explore(env, player.definition, spec, given, sampling, expert)
 
     return lambda tasks: player.play([partial(grow, task=task) for task in tasks])
 
@@ -90,9 +81,8 @@ def main(job: StageJob) -> None:
     """Write trees and what they consist of."""
     name, given = job.cell.items["env"], job.settings.explore
     base = job.settings.base
-    policy = paths.sft_policy(name)
-    models = Models.of(job.settings, name, "sft", policy, None, given.max_new_tokens)
-    setup = ExploreSetup(EnvSpec.of(name, getattr(job.settings.envs, name)), models, given, base.seed)
+    models = Models.of(job.settings, name, settings.SFT, paths.policy(name, settings.SFT), None, given.max_new_tokens)
+    setup = ExploreSetup(EnvSpec.of(name, job.settings.envs[name]), models, given, base.seed)
     tasks = tasks_of(name, given.tasks)
     with job.work_folder() as folder:
         label, size = f"explore/{name}", given.shard_size

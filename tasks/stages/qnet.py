@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
-from qlass.envs import get_definition
 from qlass.jsonl import read_records, write_json
-from qlass.labels import iter_labels
+from qlass.labels.table import iter_labels
 from qlass.records import ExplorationTree
 from qlass.seeds import derive_seed
 from tasks.experiments import curves
 from tasks.project import paths
+from tasks.project.settings import SFT
 from tasks.running.runner import StageJob, run
 
 
 def main(job: StageJob) -> None:
     """Train, then write model, loss curve, calibration, sibling ranking and metrics."""
-    from qlass.qnet.settings import QNetSettings, label_column
     from qlass.qnet.train import train_qnet
+    from qlass.training.objectives.value import label_column
 
     env, base, given = job.cell.items["env"], job.settings.base, job.settings.qnet
     with job.work_folder() as folder:
         result = train_qnet(
-            paths.sft_policy(env),
+            paths.policy(env, SFT),
             read_records(paths.trees(env), ExplorationTree),
             iter_labels(paths.labels(env)),
             column=label_column(job.settings.label.q_type, given.target),
-            instruction=get_definition(env).instruction,
-            settings=QNetSettings.from_params("qnet", asdict(given)),
+            instruction=paths.instruction(env).read_text(encoding="utf-8"),
+            settings=given,
             out_dir=paths.qnet(env),
             work_dir=folder,
             seed=derive_seed(base.seed, "qnet", env),

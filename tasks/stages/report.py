@@ -8,6 +8,7 @@ from pathlib import Path
 
 from qlass.envs import get_definition
 from qlass.jsonl import iter_records, write_records
+from qlass.methods.base import get_method
 from qlass.records import Episode
 from qlass.report import EnvInputs, ReportInputs, ReportSettings, build_report
 from qlass.seeds import derive_seed
@@ -15,30 +16,42 @@ from tasks.project import paths, settings
 from tasks.running.runner import StageJob, run
 
 DIFFERENCES = "docs/differences.md"
-STAGES = ("sft", "explore", "label", "qnet")
+STAGES = ("explore", "label", "qnet")
 
 
-def env_inputs(name: str, given: settings.Run, folder: Path) -> EnvInputs:
+def env_inputs(name: str, given: settings.Settings, folder: Path) -> EnvInputs:
     """Return the files of one environment; `folder` is for files that live as long as the report is built."""
-    definition = get_definition(name)
+    definition, run = get_definition(name), given.run
+    splits = given.evaluate.of(definition.splits)
     episodes: dict[tuple[str, str], Path] = {}
-    for method, split in itertools.product(given.methods, given.splits):
-        found = by_method(method, paths.episodes(name, method, split), folder / name / split)
+    for row, split in itertools.product(run.methods, splits):
+        found = by_method(row, paths.episodes(name, row, split), folder / name)
         episodes |= {(variant, split): path for variant, path in found.items()}
     return EnvInputs(
         name=name,
         label=definition.label,
         categories=definition.categories,
         episodes=episodes,
-        panels={split: paths.panel(name, split) for split in ("train", *given.splits)},
+        method_notes=notes(run, given.methods),
+        panels={split: paths.panel(name, split) for split in ("train", *splits)},
         trees=paths.trees(name),
         labels=paths.labels(name),
-        sft_loss=paths.loss("sft", name),
+        policy_loss={policy: paths.loss("policy", name, policy) for policy in run.policies},
         qnet_loss=paths.loss("qnet", name),
+        qnet_loss_words=qnet_loss_words(given.qnet.observation_loss),
         calibration=paths.table("calibration", name),
         siblings=paths.table("siblings", name),
-        metrics={stage: paths.metrics(stage, name) for stage in STAGES},
+        metrics={
+            **{policy: paths.metrics("policy", name, policy) for policy in run.policies},
+            **{stage: paths.metrics(stage, name) for stage in STAGES},
+        },
     )
+
+
+def qnet_loss_words(observation_loss: float) -> str:
+    """Say what the QNet's loss consists of."""
+    words = "squared error of Q-values"
+    return f"{words} + {observation_loss:g} × cross-entropy of the observations" if observation_loss else words
 
 
 def by_method(method: str, path: Path, folder: Path) -> dict[str, Path]:
@@ -55,23 +68,14 @@ def by_method(method: str, path: Path, folder: Path) -> dict[str, Path]:
     return {name: folder / name / path.name for name in found}
 
 
-def notes(given: settings.Evaluate) -> dict[str, str]:
-    """Return a few words about each method's settings."""
-    seeds = f"{len(given.seeds)} seed{'s' if len(given.seeds) > 1 else ''}"
-    rollouts = f"N = {given.rollouts}, temperature {given.temperature:g}, {seeds}"
-    guided, adds = f"M = {given.proposals}, temperature {given.temperature:g}, {seeds}", given.adaptive
-    return {
-        "base": "greedy",
-        "sft": "greedy",
-        "best_of_n": f"{rollouts}; keeps the highest true reward (an oracle)",
-        "best_of_n_qnet": f"{rollouts}; keeps the highest Q-value of the last action",
-        "best_of_n_likelihood": f"{rollouts}; keeps the most likely",
-        "qlass": guided,
-        "qlass_adaptive": (
-            f"{guided}; Q + {adds.prior:g} log p, and up to {adds.max_redraws} redraws where Q falls below "
-            f"{adds.redraw_below:g} of its last value"
-        ),
-    }
+def notes(run: settings.Run, given: settings.Methods) -> dict[str, str]:
+    """Return a few words about the settings of each row; `given` are the sections of the methods."""
+    found = dict.fromkeys(run.policies, "greedy")
+    for name in run.searches:
+        method = get_method(name)
+        words = method.note(given[name])
+        found |= {row: words[variant] for row, variant in zip(method.rows(name), ("", *method.variants), strict=True)}
+    return found
 
 
 def main(job: StageJob) -> None:
@@ -82,12 +86,11 @@ def main(job: StageJob) -> None:
     with tempfile.TemporaryDirectory() as folder:
         inputs = ReportInputs(
             out=paths.REPORT,
-            envs=tuple(env_inputs(name, given.run, Path(folder)) for name in given.run.envs),
+            envs=tuple(env_inputs(name, job.settings_on(name), Path(folder)) for name in given.run.envs),
             facts=facts,
-            method_notes=notes(given.evaluate),
             differences=DIFFERENCES,
         )
-        build_report(inputs, ReportSettings(given.report.bootstrap, given.report.confidence, seed))
+        build_report(inputs, ReportSettings(**given.report.model_dump(), seed=seed))
 
 
 if __name__ == "__main__":

@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from qlass.errors import DataError
-from qlass.models.qnet import QNet, ValueLoss
+from qlass.models.qnet import QNet
 from qlass.prompts import history_of, load_chat_format
-from qlass.qnet.data import PathRow, label_values, tree_rows, validation_tasks
 from qlass.records import Cost, ExplorationTree, Node, QLabel
-from qlass.training.rows import collate, make_row
+from qlass.training.core.collate import collate
+from qlass.training.core.losses import ValueLoss
+from qlass.training.core.rows import make_row
+from qlass.training.objectives.value import PathRow, label_values, tree_rows, validation_tasks
 from tests.training import tiny
 
 ACTIONS = ("go to left", "go to right", "take key", "open door")

@@ -1,5 +1,6 @@
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,15 +9,12 @@ from safetensors.torch import load_file
 from qlass.errors import DataError, ModelMismatch, SettingsError
 from qlass.jsonl import write_json
 from qlass.models.folders import load_model
-from qlass.models.qnet import QNet, ValueLoss, load_qnet, load_value_head, save_qnet
-from qlass.qnet.settings import QNetSettings, label_column
+from qlass.models.qnet import QNet, load_qnet, load_value_head, save_qnet
 from qlass.qnet.train import train_qnet
 from qlass.records import Cost, ExplorationTree, Node, QLabel
-from qlass.training.settings import LoraSettings, TrainSettings
+from qlass.training.core.losses import ValueLoss
+from qlass.training.objectives.value import QNetSettings, label_column
 from tests.training import tiny
-
-TRAIN = TrainSettings(6, 8, 3e-3, 0.05, 0.0, 1.0, precision="fp32", log_every=5, checkpoint_every=7)
-SETTINGS = QNetSettings(TRAIN, head_width=32, validation_fraction=0.2)
 
 
 def forest(count: int = 16) -> tuple[list[ExplorationTree], list[QLabel]]:
@@ -36,10 +34,10 @@ def forest(count: int = 16) -> tuple[list[ExplorationTree], list[QLabel]]:
     return trees, labels
 
 
-def run(policy: Path, tmp_path: Path, settings: QNetSettings = SETTINGS, name: str = "q"):
+def run(policy: Path, tmp_path: Path, name: str = "q", **changes: Any):
     trees, labels = forest()
     return train_qnet(
-        policy, trees, labels, column="q_norm", instruction=tiny.INSTRUCTION, settings=settings,
+        policy, trees, labels, column="q_norm", instruction=tiny.INSTRUCTION, settings=tiny.qnet_settings(**changes),
         out_dir=tmp_path / name, work_dir=tmp_path / f"work-{name}", seed=0, max_length=200, chat_format="qlass",
         resamples=50,
     )  # fmt: skip
@@ -60,13 +58,13 @@ def test_the_qnet_learns_to_order_siblings(policy: Path, tmp_path: Path) -> None
 
 
 def test_two_runs_write_the_same_bytes_and_numbers(policy: Path, tmp_path: Path) -> None:
-    assert run(policy, tmp_path, name="a") == run(policy, tmp_path, name="b")
+    assert run(policy, tmp_path, "a") == run(policy, tmp_path, "b")
     for path in (tmp_path / "a").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
 
 
 def test_every_token_trains_too(policy: Path, tmp_path: Path) -> None:
-    result = run(policy, tmp_path, dataclasses.replace(SETTINGS, supervise="every_token"))
+    result = run(policy, tmp_path, supervise="every_token")
     assert result.metrics["mse"] < result.metrics["baseline_mse"]
 
 
@@ -81,15 +79,15 @@ def test_cut_branches_are_cut_in_training_only(policy: Path, tmp_path: Path) -> 
         trees[number] = dataclasses.replace(one, nodes=tuple(nodes))
     result = train_qnet(
         policy, trees, labels, column="q_norm", instruction=tiny.INSTRUCTION,
-        settings=dataclasses.replace(SETTINGS, tail=0), out_dir=tmp_path / "q", work_dir=tmp_path / "work", seed=0,
+        settings=tiny.qnet_settings(tail=0), out_dir=tmp_path / "q", work_dir=tmp_path / "work", seed=0,
         max_length=200, chat_format="qlass", resamples=50,
     )  # fmt: skip
     assert sum(row["n"] for row in result.calibration) == 4 * 9
 
 
 def test_predicting_observations_changes_the_trunk_and_leaves_no_head_behind(policy: Path, tmp_path: Path) -> None:
-    plain = run(policy, tmp_path, name="plain")
-    joint = run(policy, tmp_path, dataclasses.replace(SETTINGS, observation_loss=1.0), "joint")
+    plain = run(policy, tmp_path, "plain")
+    joint = run(policy, tmp_path, "joint", observation_loss=1.0)
     assert joint.metrics["loss_first"] > plain.metrics["loss_first"] + 1.0  # the cross-entropy of a new model
     assert joint.metrics["pairwise_accuracy"] == 1.0
     names = [sorted(path.name for path in (tmp_path / name).iterdir()) for name in ("plain", "joint")]
@@ -111,7 +109,7 @@ def test_the_losses_add_up(policy: Path) -> None:
 
 
 def test_a_head_alone_learns_on_the_policys_trunk(policy: Path, tmp_path: Path) -> None:
-    result = run(policy, tmp_path, dataclasses.replace(SETTINGS, trunk="policy"))
+    result = run(policy, tmp_path, trunk="policy")
     assert result.metrics["loss_last"] < result.metrics["loss_first"]
     qnet, _ = load_qnet(tmp_path / "q")
     trunk = load_model(policy).base_model
@@ -119,7 +117,7 @@ def test_a_head_alone_learns_on_the_policys_trunk(policy: Path, tmp_path: Path) 
     head = load_value_head(tmp_path / "q", trunk)
     hidden = torch.randn(3, 32)
     assert torch.equal(head(hidden), qnet.values(hidden))
-    run(policy, tmp_path, name="own")
+    run(policy, tmp_path, "own")
     assert load_value_head(tmp_path / "own", trunk) is None
     with torch.no_grad():
         trunk.norm.weight[-1] += 0.01
@@ -127,11 +125,11 @@ def test_a_head_alone_learns_on_the_policys_trunk(policy: Path, tmp_path: Path) 
 
 
 def test_fewer_tasks_are_learnt_from_and_the_same_are_held_out(policy: Path, tmp_path: Path) -> None:
-    result = run(policy, tmp_path, dataclasses.replace(SETTINGS, tasks=3))
+    result = run(policy, tmp_path, tasks=3)
     assert (result.metrics["train_tasks"], result.metrics["rows"]) == (3, 3 * 4)
     assert result.metrics["validation_tasks"] == 4
     with pytest.raises(SettingsError, match=r"qnet\.tasks: found 13; allowed: 1 to 12 "):
-        run(policy, tmp_path, dataclasses.replace(SETTINGS, tasks=13), "more")
+        run(policy, tmp_path, "more", tasks=13)
 
 
 def test_saving_and_loading_changes_nothing(policy: Path, tmp_path: Path) -> None:
@@ -163,30 +161,47 @@ def test_a_policy_is_no_qnet(policy: Path) -> None:
         load_qnet(policy)
 
 
-def test_settings_are_checked() -> None:
-    values = {
-        **{field.name: getattr(TRAIN, field.name) for field in dataclasses.fields(TRAIN)},
-        "head_width": 32, "target": "q_norm", "supervise": "action_end", "validation_fraction": 0.2,
-    }  # fmt: skip
-    del values["lora"]
-    assert QNetSettings.from_params("qnet", values) == SETTINGS
-    for change, message in (
-        ({"target": "reward"}, "qnet.target: found 'reward', allowed are q_norm, q"),
-        ({"supervise": "all"}, "qnet.supervise"),
-        ({"head_width": 0}, "qnet.head_width"),
-        ({"trunk": "shared"}, "qnet.trunk"),
-        ({"trunk": "policy", "observation_loss": 0.3}, "qnet.observation_loss: found 0.3 with trunk 'policy'"),
-        ({"validation_fraction": 1.0}, "qnet.validation_fraction"),
-        ({"epochs": 0}, "qnet.epochs"),
-        ({"tasks": 0}, "qnet.tasks"),
-        ({"observation_loss": -1.0}, "qnet.observation_loss"),
-        ({"observation_loss": 0.5, "supervise": "every_token"}, "qnet.observation_loss: found 0.5 with supervise"),
-        ({"width": 3}, "unknown keys"),
-    ):
-        with pytest.raises(SettingsError, match=message):
-            QNetSettings.from_params("qnet", {**values, **change})
-    with pytest.raises(SettingsError, match="always trained whole"):
-        QNetSettings(dataclasses.replace(TRAIN, lora=LoraSettings(4, 8.0)))
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"target": "reward"}, "target: found 'reward' (text), expected one of q_norm, q"),
+        ({"supervise": "all"}, "supervise: found 'all' (text), expected one of action_end, every_token"),
+        ({"head_width": 0}, "head_width: found 0, expected a whole number >= 1"),
+        ({"trunk": "shared"}, "trunk: found 'shared' (text), expected one of own, policy"),
+        ({"tail": -1}, "tail: found -1, expected a whole number >= 0 or null"),
+        ({"validation_fraction": 1.0}, "validation_fraction: found 1.0, expected a number > 0 and < 1"),
+        ({"validation_fraction": 0.0}, "validation_fraction: found 0.0, expected a number > 0 and < 1"),
+        ({"epochs": 0}, "epochs: found 0, expected a whole number >= 1"),
+        ({"tasks": 0}, "tasks: found 0, expected a whole number >= 1 or null"),
+        ({"observation_loss": -1.0}, "observation_loss: found -1.0, expected a number >= 0"),
+        (
+            {"trunk": "policy", "observation_loss": 0.3},
+            "observation_loss: found 0.3, expected 0, or any weight with trunk 'own': no other weight could learn from it",
+        ),
+        (
+            {"observation_loss": 0.5, "supervise": "every_token"},
+            "observation_loss: found 0.5, expected 0, or any weight with supervise 'action_end'",
+        ),
+    ],
+)  # fmt: skip
+def test_settings_are_checked(change: dict[str, object], message: str) -> None:
+    assert tiny.fault(QNetSettings, {**tiny.QNET, **change}) == message
+
+
+@pytest.mark.parametrize("change", [{"width": 3}, {"lora": None}, {"lora": tiny.LORA}])
+def test_unknown_settings_are_refused(change: dict[str, object]) -> None:
+    """Adapters too: the QNet is always trained whole."""
+    found = tiny.fault(QNetSettings, {**tiny.QNET, **change})
+    assert found.startswith(f"{next(iter(change))}: unknown, expected one of epochs, batch_size, ")
+    assert ", head_width, trunk, " in found
+    assert "lora" not in found.partition("expected")[2]
+
+
+def test_every_setting_of_a_qnet_must_be_said() -> None:
+    assert QNetSettings.model_validate(tiny.QNET).model_dump() == tiny.QNET
+    for name in tiny.QNET:
+        rest = {key: value for key, value in tiny.QNET.items() if key != name}
+        assert tiny.fault(QNetSettings, rest).startswith(f"{name}: missing, expected ")
 
 
 def test_label_columns() -> None:

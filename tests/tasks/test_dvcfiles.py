@@ -21,23 +21,29 @@ def test_cells_are_the_stages_that_dvc_sees(project: Path) -> None:
 
 def test_paths_are_those_of_dvc_yaml() -> None:
     params = dvcfiles.read_yaml(REPOSITORY / "params.yaml")["run"]
-    env, split, methods = params["envs"][0], params["splits"][0], [*params["policies"], *params["searches"]]
+    env, policies, rows = params["envs"][0], params["policies"], [*params["policies"], *params["searches"]]
     outs = {out for cell in dvcfiles.cells(REPOSITORY) for out in cell.outs}
     files = [
+        paths.installed(env),
+        paths.BASE_SOURCE,
+        paths.instruction(env),
         paths.trajectories(env),
-        paths.panel(env, split).parent,
+        paths.panel(env, "dev").parent,
         paths.expert_stats(env),
         paths.BASE_POLICY,
-        paths.sft_policy(env),
+        *(paths.policy(env, policy) for policy in policies),
+        *(paths.metrics("policy", env, policy) for policy in policies),
+        *(paths.loss("policy", env, policy) for policy in policies),
         paths.trees(env),
         paths.labels(env),
         paths.qnet(env),
-        *(paths.episodes(env, method, split) for method in methods),
-        *(paths.metrics("evaluate", env, f"{method}-{split}") for method in methods),
-        *(paths.metrics(stage, env) for stage in ("sft", "explore", "label", "qnet")),
+        paths.loss("qnet", env),
+        *(paths.episodes(env, row, "dev").parent for row in rows),
+        *(paths.metrics("evaluate", env, row) for row in rows),
+        *(paths.metrics(stage, env) for stage in ("explore", "label", "qnet")),
         paths.REPORT / "results.md",
         paths.REPORT / "summary.json",
-        *(cell.pointer for cell in dvcfiles.cells(REPOSITORY)),
+        *(cell.pointer for cell in dvcfiles.cells(REPOSITORY) if cell.stage not in ("env", "source")),
     ]
     assert {str(file) for file in files} <= outs
 
@@ -47,8 +53,8 @@ def test_every_dependency_in_the_code_exists() -> None:
     assert [dep for dep in sorted(code) if not (REPOSITORY / dep).exists()] == []
 
 
-def test_what_loads_the_sft_policy_depends_on_the_model_that_it_may_point_to() -> None:
-    policy = str(paths.sft_policy("*"))
+def test_what_loads_a_policy_depends_on_the_model_that_it_may_point_to() -> None:
+    policy = str(paths.policy("*", "*"))
     loads = [cell for cell in dvcfiles.cells(REPOSITORY) if any(Path(dep).match(policy) for dep in cell.deps)]
     assert {cell.stage for cell in loads} == {"explore", "qnet", "evaluate", "search"}
     assert [cell.name for cell in loads if str(paths.BASE_POLICY) not in cell.deps] == []

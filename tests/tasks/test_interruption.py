@@ -30,7 +30,7 @@ def test_interrupted_and_spread_exploration_gives_the_same_bytes(
     params(SMALL)
     monkeypatch.setenv("PYTHONPATH", str(project))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # tracking is not what is tested here
-    for policy in (paths.BASE_POLICY, paths.sft_policy("corridor")):
+    for policy in (paths.BASE_POLICY, paths.policy("corridor", "sft")):
         shutil.copytree(tiny_policy, project / policy)
     subprocess.run([sys.executable, "-m", "tasks.stages.expert", "corridor"], cwd=project, check=True)
     command = [sys.executable, "-m", "tasks.stages.explore", "corridor"]

@@ -18,11 +18,10 @@ from tasks.experiments import tracking
 from tasks.project import dvcfiles, paths
 
 SMALL = {
-    "run.splits": ["test_seen"],
     "envs.corridor.panel": {"train": 12, "dev": 3, "test_seen": 4, "test_unseen": 4},
-    "sft.trajectories": 8,
-    "sft.epochs": 1,
-    "sft.backend": "torch",
+    "recipes.sft.trajectories": 8,
+    "recipes.sft.epochs": 1,
+    "recipes.sft.backend": "torch",
     "explore.tasks": 6,
     "explore.depth": 2,
     "explore.max_nodes": 40,
@@ -98,25 +97,26 @@ def test_the_whole_pipeline_runs_and_reuses(small: Path, params: Params, capsys:
         assert run.data.tags["dvc.lock"] == dvcfiles.lock_hash(lock[cell.name])
     qnet = client.get_run(read_json(small / paths.run_pointer("qnet", "corridor"))["run_id"])
     digests = {item.dataset.name: item.dataset.digest for item in qnet.inputs.dataset_inputs}
-    assert digests["data/sft/corridor/policy"] == dvcfiles.output_hashes(small)["data/sft/corridor/policy"]
-    evaluated = client.get_run(
-        read_json(small / paths.run_pointer("search", "corridor", "qlass", "test_seen"))["run_id"]
-    )
+    assert digests["data/policy/corridor/sft/model"] == dvcfiles.output_hashes(small)["data/policy/corridor/sft/model"]
+    evaluated = client.get_run(read_json(small / paths.run_pointer("search", "corridor", "qlass"))["run_id"])
     assert len(client.search_traces(locations=[evaluated.info.experiment_id], run_id=evaluated.info.run_id)) == 4
     assert dvc(small, "status").strip() == "Data and pipelines are up to date."
-    assert read_json(small / paths.metrics("sft", "corridor"))["trajectories"] == SMALL["sft.trajectories"]
+    assert (
+        read_json(small / paths.metrics("policy", "corridor", "sft"))["trajectories"]
+        == SMALL["recipes.sft.trajectories"]
+    )
 
     assert pipeline.main([]) == 0
     assert re.search(rf"qnet@corridor +reused +run {qnet.info.run_id}", capsys.readouterr().out)
     assert pointers(small) == first
 
-    params({"evaluate.proposals": 2})
+    params({"methods.qlass.proposals": 2})
     assert pipeline.main([]) == 0
     assert {key for key, run in pointers(small).items() if run != first[key]} == {
-        str(small / paths.run_pointer("search", "corridor", "qlass", "test_seen")),
+        str(small / paths.run_pointer("search", "corridor", "qlass")),
         str(small / paths.run_pointer("report")),
     }
-    params({"evaluate.proposals": 4})
+    params({"methods.qlass.proposals": 4})
     dvc(small, "repro")  # without the pipeline program: from the run cache, with the runs that made it
     # The report runs again: DVC's run cache leaves out stages that have an output outside the cache (results.md).
     assert {key for key, run in pointers(small).items() if run != first[key]} == {

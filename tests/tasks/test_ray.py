@@ -271,13 +271,13 @@ def test_stages_write_the_bytes_of_processes(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # tracking is not what is tested here
     for name in ("RAY_ADDRESS", "RAY_TMPDIR", *OWN):
         monkeypatch.setenv(name, cluster.variables[name])
-    for policy in (paths.BASE_POLICY, paths.sft_policy("corridor")):
+    for policy in (paths.BASE_POLICY, paths.policy("corridor", "sft")):
         shutil.copytree(tiny_policy, project / policy)
     outputs = []
     for fanout in ("processes", "ray"):
         params({"base.fanout": fanout, "base.workers": 2})
         log = ""
-        for stage in ("expert corridor", "explore corridor", "evaluate corridor sft test_seen"):
+        for stage in ("expert corridor", "explore corridor", "evaluate corridor sft"):
             line = [sys.executable, "-m", *f"tasks.stages.{stage}".split()]
             log += subprocess.run(line, cwd=project, check=True, capture_output=True, text=True).stderr
         assert log.count("from=tasks.running.ray_pool ray=") == (3 if fanout == "ray" else 0)

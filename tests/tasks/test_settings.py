@@ -1,6 +1,3 @@
-import ast
-import dataclasses
-import re
 from pathlib import Path
 from typing import Any
 
@@ -8,82 +5,121 @@ import pytest
 from ruamel.yaml import YAML
 
 from qlass.errors import SettingsError
-from tasks.project import dvcfiles, settings, strict
+from tasks.project import dvcfiles, settings
 
 REPOSITORY = Path(__file__).parents[2]
 MISSING = object()
 FILES = [REPOSITORY / "params.yaml", *sorted((REPOSITORY / "presets").glob("*.yaml"))]
-STAGES = ("expert", "base", "sft", "explore", "label", "qnet", "evaluate", "search", "report")
 
 
 def keys(value: Any, prefix: str = "") -> set[str]:
     """Return the dotted keys of nested mappings, down to `options`, which belong to the environments."""
-    if not isinstance(value, dict) or prefix.endswith("options."):
+    if not isinstance(value, dict) or not value or prefix.endswith("options."):
         return {prefix.rstrip(".")}
     return {key for name, inner in value.items() for key in keys(inner, f"{prefix}{name}.")}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_files_and_dataclasses_have_equal_keys(path: Path) -> None:
-    loaded = settings.load_all(path)
-    found = keys({field.name: _as_dict(getattr(loaded, field.name)) for field in dataclasses.fields(loaded)})
-    assert found == keys(dvcfiles.read_yaml(path))
-
-
-def _as_dict(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: dataclasses.asdict(entry) for name, entry in value.items()}
-    return dataclasses.asdict(value)
+def test_files_and_declarations_have_equal_keys(path: Path) -> None:
+    assert keys(settings.load_all(path).model_dump()) == keys(dvcfiles.read_yaml(path))
 
 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("explore.width", 0, "explore.width: found 0 (a whole number); allowed: a whole number >= 1; change it"),
+        ("explore.width", 0, "explore.width: found 0; allowed: a whole number >= 1; change it"),
         ("explore.width", "two", "explore.width: found 'two' (text); allowed: a whole number >= 1"),
-        ("explore.width", True, "explore.width: found True (true or false)"),
-        ("explore.width", 2.0, "explore.width: found 2.0 (a number)"),
+        ("explore.width", True, "explore.width: found true"),
+        ("explore.width", 2.0, "explore.width: found 2.0; allowed: a whole number"),
         ("explore.width", None, "explore.width: found null"),
         (
             "explore.width",
             MISSING,
             "explore.width: found nothing, the key is missing; allowed: a whole number >= 1; add",
         ),
-        ("explore.breadth", 2, "explore.breadth: found an unknown key; allowed: tasks, width, depth,"),
-        ("explore", 3, "explore: found 3 (a whole number); allowed: a mapping with the keys tasks, width"),
-        ("explore.tasks", 0, "explore.tasks: found 0 (a whole number); allowed: a whole number >= 1 or null"),
-        ("label.gamma", 1.5, "label.gamma: found 1.5 (a number); allowed: a number > 0 and <= 1"),
+        ("explore.breadth", 2, "explore.breadth: found an unknown key; allowed: one of width, depth,"),
+        ("explore", 3, "explore: found 3; allowed: a mapping with the keys width, depth"),
+        ("explore.tasks", 0, "explore.tasks: found 0; allowed: a whole number >= 1 or null"),
+        ("label.gamma", 1.5, "label.gamma: found 1.5; allowed: a number > 0 and <= 1"),
         ("label.gamma", float("nan"), "label.gamma: found nan"),
         ("label.gamma", float("inf"), "label.gamma: found inf"),
-        ("sft.zero_stage", 4, "sft.zero_stage: found 4 (a whole number); allowed: 0 | 1 | 2 | 3"),
-        ("sft.zero_stage", True, "sft.zero_stage: found True"),
-        ("sft.lora", {"r": 0, "alpha": 1, "dropout": 0.0}, "sft.lora.r: found 0"),
-        ("sft.lora", {"r": 8, "alpha": 1}, "sft.lora.dropout: found nothing"),
-        ("sft.backend", "horovod", "sft.backend: found 'horovod' (text); allowed: deepspeed | torch"),
-        ("evaluate.seeds", [], "evaluate.seeds: found [] (list); allowed: a list with at least one entry"),
-        ("evaluate.seeds", [1, 1], "evaluate.seeds: found [1, 1] (list); allowed: a list that names each entry once"),
-        ("evaluate.seeds", [0, -1], "evaluate.seeds[1]: found -1"),
-        ("evaluate.adaptive.prior", -0.1, "evaluate.adaptive.prior: found -0.1 (a number); allowed: a number >= 0"),
+        ("recipes.sft.zero_stage", 4, "recipes.sft.zero_stage: found 4; allowed: a whole number >= 0 and <= 3"),
+        ("recipes.sft.zero_stage", True, "recipes.sft.zero_stage: found true"),
+        ("recipes.sft.lora", {"r": 0, "alpha": 1, "dropout": 0.0}, "recipes.sft.lora.r: found 0"),
+        ("recipes.sft.lora", {"r": 8, "alpha": 1}, "recipes.sft.lora.dropout: found nothing"),
         (
-            "evaluate.adaptive",
-            None,
-            "evaluate.adaptive: found null; allowed: a mapping with the keys prior, max_redraws",
+            "recipes.sft.backend",
+            "horovod",
+            "recipes.sft.backend: found 'horovod' (text); allowed: one of deepspeed, torch",
         ),
+        ("methods.qlass.seeds", [], "methods.qlass.seeds: found []; allowed: a list with at least one entry"),
+        (
+            "methods.qlass.seeds",
+            [1, 1],
+            "methods.qlass.seeds: found [1, 1]; allowed: a list that names each entry once",
+        ),
+        ("methods.qlass.seeds", [0, -1], "methods.qlass.seeds[1]: found -1"),
+        ("methods.qlass_adaptive.prior", -0.1, "methods.qlass_adaptive.prior: found -0.1; allowed: a number >= 0"),
+        (
+            "methods.qlass",
+            None,
+            "methods.qlass: found null; allowed: a mapping with the keys seeds, temperature, proposals",
+        ),
+        ("methods.beam", {}, "methods.beam: 'beam' is no file of qlass/methods/; allowed: best_of_n, greedy, qlass"),
+        ("recipes.rlhf", {}, "recipes.rlhf: 'rlhf' is no file of qlass/recipes/; allowed: base, sft; choose one"),
         (
             "run.searches",
             ["beam"],
-            "run.searches[0]: found 'beam' (text); allowed: best_of_n | qlass | qlass_adaptive",
+            "run.searches[0]: found 'beam'; allowed: greedy, best_of_n, qlass, qlass_adaptive;",
         ),
         ("run.envs", ["moon"], "run.envs[0]: found 'moon'; allowed: alfworld, corridor; choose one of these or add"),
-        ("run.policies", ["qlass"], "run.policies[0]: found 'qlass' (text); allowed: base | sft; change it"),
-        ("run.policies", "sft", "run.policies: found 'sft' (text); allowed: a list, each base | sft"),
-        ("run.policies", MISSING, "run.policies: found nothing, the key is missing; allowed: a list that may be"),
-        ("run.searches", ["qlass", "qlass"], "run.searches: found ['qlass', 'qlass'] (list); allowed: a list that"),
+        (
+            "run.policies",
+            ["qlass"],
+            "run.policies[0]: found 'qlass'; allowed: base, sft; choose one of these or add recipes",
+        ),
+        (
+            "run.policies",
+            "sft",
+            "run.policies: found 'sft' (text); allowed: a list with at least one entry, each text",
+        ),
+        ("run.policies", MISSING, "run.policies: found nothing, the key is missing; allowed: a list with at least"),
+        ("run.policies", ["base"], "run.policies: found ['base']; allowed: a list with sft, from which"),
+        (
+            "run.policies",
+            ["sft", "sft"],
+            "run.policies: found ['sft', 'sft']; allowed: a list that names each entry once",
+        ),
+        (
+            "envs.alfworld.panel",
+            {"train": 1},
+            "envs.alfworld.panel: found ['train']; allowed: the keys train, dev, test_",
+        ),
+        (
+            "envs.corridor.overrides.explore",
+            {"depht": 6},
+            "envs.corridor.overrides.explore.depht: found an unknown key;",
+        ),
+        (
+            "envs.corridor.overrides.explore",
+            {"depth": -1},
+            "envs.corridor.overrides.explore.depth: found -1; allowed: a",
+        ),
+        (
+            "envs.corridor.overrides.base",
+            {"seed": 1},
+            "envs.corridor.overrides.base: found an unknown key; allowed: one of",
+        ),
+        (
+            "envs.corridor.overrides.recipes",
+            {"sft": {"lr": 0}},
+            "envs.corridor.overrides.recipes.sft.lr: found 0; allowed: a number > 0; change it",
+        ),
         ("envs.corridor.panel.train", 0, "envs.corridor.panel.train: found 0"),
-        ("inference.slots", 0, "inference.slots: found 0 (a whole number); allowed: a whole number >= 1 or null"),
+        ("inference.slots", 0, "inference.slots: found 0; allowed: a whole number >= 1 or null"),
         (
             "inference.server",
-            {"base_url": "x"},
+            {"base_url": "http://x"},
             "inference.server.model: found nothing, the key is missing; allowed: text",
         ),
         (
@@ -118,25 +154,51 @@ def changed(folder: Path, changes: dict[str, Any]) -> Path:
 
 
 def test_yaml_is_read_as_dvc_reads_it(tmp_path: Path) -> None:
-    path = changed(tmp_path, {"label.gamma": 1, "sft.lr": 777})
+    path = changed(tmp_path, {"label.gamma": 1, "recipes.sft.lr": 777})
     path.write_text(path.read_text().replace("lr: 777", "lr: 1e-3"))
-    assert settings.load_all(path).sft.lr == 0.001
+    assert settings.load_all(path).recipes["sft"].lr == 0.001  # type: ignore[attr-defined]
     assert isinstance(settings.load_all(path).label.gamma, float)
     path.write_text(path.read_text() + "\nlabel: {gamma: 0.9, q_type: q}\n")
     with pytest.raises(SettingsError, match=r"(?s)not YAML.*duplicate key"):
         settings.load_all(path)
 
 
-def test_a_run_needs_a_method(tmp_path: Path) -> None:
-    alone = settings.load_all(changed(tmp_path, {"run.policies": ["base"], "run.searches": []}))
-    assert alone.run.methods == ("base",)
-    with pytest.raises(SettingsError, match=r"run.policies and run.searches: found two empty lists; .*name a method"):
-        settings.load_all(changed(tmp_path, {"run.policies": [], "run.searches": []}))
-
-
 def test_torch_has_one_rank(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"sft.ranks: found 2; allowed: 1 with sft.backend torch"):
-        settings.load_all(changed(tmp_path, {"sft.backend": "torch", "sft.ranks": 2}))
+    with pytest.raises(SettingsError, match=r"recipes.sft.ranks: found 2; allowed: 1 with backend torch"):
+        settings.load_all(changed(tmp_path, {"recipes.sft.backend": "torch", "recipes.sft.ranks": 2}))
+
+
+def test_a_name_cannot_be_a_policy_and_a_search(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    values = dvcfiles.read_yaml(changed(tmp_path, {}))
+    values["methods"]["sft"] = values["methods"].pop("greedy")
+    with pytest.raises(SettingsError, match=r"methods.sft: 'sft' is no file of qlass/methods/"):
+        settings.load_all(changed(tmp_path / "other", {"methods": values["methods"]}))
+
+
+def test_overrides_hold_on_their_environment_only(tmp_path: Path) -> None:
+    changes = {
+        "run.envs": ["alfworld", "corridor"],
+        "envs.corridor.overrides.explore": {"depth": 3, "rollout_temperature": None},
+        "envs.corridor.overrides.recipes": {"sft": {"lora": {"r": 4, "alpha": 8.0, "dropout": 0.0}}},
+        "envs.corridor.overrides.methods": {"qlass": {"proposals": 7}},
+    }
+    given = settings.load_all(changed(tmp_path, changes))
+    here, there = given.on("corridor"), given.on("alfworld")
+    assert (here.explore.depth, here.explore.rollout_temperature, here.explore.width) == (3, None, given.explore.width)
+    assert here.methods["qlass"] == given.methods["qlass"].model_copy(update={"proposals": 7})
+    assert here.recipes["sft"].model_dump()["lora"] == {"r": 4, "alpha": 8.0, "dropout": 0.0}
+    assert there == given
+
+
+def test_a_stage_sees_the_overrides_of_its_environment(tmp_path: Path) -> None:
+    path = changed(tmp_path, {"envs.corridor.overrides.explore": {"depth": 3}})
+    params = ("explore", "envs.corridor.overrides.explore", "envs.corridor.max_steps")
+    cell = dvcfiles.Cell("explore@corridor", "explore", {"env": "corridor"}, params, (), ())
+    assert settings.load(cell, path).explore.depth == 3
+    values = settings.declared(cell, path)
+    assert values.keys() == {"explore", "envs.corridor.max_steps"}
+    assert values["explore"]["depth"] == 3
 
 
 def test_a_missing_file_says_where_to_run(tmp_path: Path) -> None:
@@ -145,39 +207,19 @@ def test_a_missing_file_says_where_to_run(tmp_path: Path) -> None:
 
 
 def test_a_stage_reads_what_it_declares_only(tmp_path: Path) -> None:
-    cell = dvcfiles.Cell("label@x", "label", {}, ("label.gamma", "envs.corridor"), (), ())
+    cell = dvcfiles.Cell("label@x", "label", {}, ("label.gamma", "envs.corridor.max_steps"), (), ())
     scope = settings.load(cell, changed(tmp_path, {"label.gamma": 0.5, "base.workers": 7}))
     assert scope.label.gamma == 0.5
-    assert scope.envs.corridor.max_steps > 0
+    assert scope.envs["corridor"].max_steps > 0
     assert scope.base.workers == 7  # open to all: it changes no result
-    for read in (lambda: scope.label.q_type, lambda: scope.envs.alfworld, lambda: scope.base.seed, lambda: scope.sft):
+    for read in (
+        lambda: scope.label.q_type,
+        lambda: scope.envs["alfworld"],
+        lambda: scope.base.seed,
+        lambda: scope.recipes["sft"],
+    ):
         with pytest.raises(SettingsError, match=r"stage label@x reads .*, but declares only label.gamma"):
             read()
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_declared_keys_are_read_and_read_keys_are_declared(stage: str) -> None:
-    cell = next(cell for cell in dvcfiles.cells(REPOSITORY) if cell.stage == stage)
-    values = settings.declared(cell, REPOSITORY / "params.yaml")
-    assert set(values) == set(cell.params)
-    source = REPOSITORY / "tasks" / "stages" / f"{stage}.py"
-    read = sections_read(source)
-    if "Models.of(" in source.read_text():
-        read |= sections_read(REPOSITORY / "tasks" / "playing" / "rollouts.py")
-    assert read == {key.split(".")[0] for key in cell.params} | (read & {"tracking", "base"})
-
-
-def sections_read(source: Path) -> set[str]:
-    """Return the sections of the settings that a program names, as `settings.<section>` or `given.<section>`."""
-    names = {field.name for field in dataclasses.fields(settings.Settings)}
-    text = ast.unparse(ast.parse(source.read_text()))
-    return set(re.findall(r"(?:settings|given)\.(\w+)", text)) & names
-
-
-def test_describe_and_ranges() -> None:
-    limits = strict.Range(at_least=0, below=1)
-    assert [value in limits for value in (-0.1, 0, 0.5, 1, float("nan"))] == [False, True, True, False, False]
-    assert str(limits) == ">= 0 and < 1"
 
 
 def test_no_more_items_than_there_are() -> None:

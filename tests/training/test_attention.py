@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 
-from qlass.training.attention import BLOCK, NAME, choose_attention
+from qlass.training.core.attention import BLOCK, NAME, choose_attention
 from tests.training import tiny
 
 

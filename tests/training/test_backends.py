@@ -1,6 +1,5 @@
 """DeepSpeed computes what the plain engine computes, saves all of it, and resumes exactly."""
 
-import dataclasses
 import json
 import os
 import signal
@@ -15,17 +14,16 @@ from safetensors.torch import load_file
 
 import qlass
 from qlass.errors import QlassError, SettingsError
-from qlass.training.backends import make_backend
-from qlass.training.loop import train
-from qlass.training.losses import LanguageLoss
-from qlass.training.settings import LoraSettings, TrainSettings
-from qlass.training.sft import train_sft
+from qlass.training.core.backends import make_backend
+from qlass.training.core.loop import train
+from qlass.training.core.losses import LanguageLoss
+from qlass.training.core.settings import TrainSettings
 from tests.training import tiny
 from tests.training.test_loop import some_rows
 
 pytest.importorskip("deepspeed")
 CPU = torch.device("cpu")
-PLAIN = TrainSettings(2, 4, 1e-2, 0.1, 0.01, 0.5, precision="fp32", log_every=1, checkpoint_every=100)
+PLAIN = {"weight_decay": 0.01, "max_grad_norm": 0.5, "log_every": 1}
 
 
 def run(folder: Path, settings: TrainSettings):
@@ -36,8 +34,8 @@ def run(folder: Path, settings: TrainSettings):
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_deepspeed_equals_torch(tmp_path: Path, stage: int) -> None:
-    wanted, weights = run(tmp_path / "torch", PLAIN)
-    losses, found = run(tmp_path / "ds", dataclasses.replace(PLAIN, backend="deepspeed", zero_stage=stage))
+    wanted, weights = run(tmp_path / "torch", tiny.train_settings(**PLAIN))
+    losses, found = run(tmp_path / "ds", tiny.train_settings(**PLAIN, backend="deepspeed", zero_stage=stage))
     assert losses == pytest.approx(wanted, rel=1e-5)
     assert found.keys() == weights.keys()
     for name, value in weights.items():
@@ -47,7 +45,7 @@ def test_deepspeed_equals_torch(tmp_path: Path, stage: int) -> None:
 
 @pytest.mark.parametrize("stage", [1, 3])
 def test_deepspeed_resumes_exactly(tmp_path: Path, stage: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = dataclasses.replace(PLAIN, backend="deepspeed", zero_stage=stage, checkpoint_every=3)
+    settings = tiny.train_settings(**PLAIN, backend="deepspeed", zero_stage=stage, checkpoint_every=3)
     wanted, weights = run(tmp_path / "whole", settings)
     engine = make_backend(LanguageLoss(tiny.model(), "fp32"), settings, CPU)
     steps = []
@@ -61,19 +59,11 @@ def test_deepspeed_resumes_exactly(tmp_path: Path, stage: int, monkeypatch: pyte
     assert all(torch.equal(found[name], value) for name, value in weights.items())
 
 
-def sft(policy: Path, tmp_path: Path, name: str, settings: TrainSettings):
-    return train_sft(
-        policy, tiny.trajectories(), instruction=tiny.INSTRUCTION, settings=settings, out_dir=tmp_path / name,
-        work_dir=tmp_path / f"work-{name}", seed=0, max_length=200, chat_format="qlass",
-    )  # fmt: skip
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [2, 3])
 def test_two_ranks_equal_one(policy: Path, tmp_path: Path, stage: int) -> None:
-    one = sft(policy, tmp_path, "one", PLAIN)
-    settings = dataclasses.replace(PLAIN, backend="deepspeed", zero_stage=stage, ranks=2)
-    two = sft(policy, tmp_path, "two", settings)
+    one = tiny.make_sft(policy, tmp_path, "one", **PLAIN)
+    two = tiny.make_sft(policy, tmp_path, "two", **PLAIN, backend="deepspeed", zero_stage=stage, ranks=2)
     assert [row.loss for row in two.curve] == pytest.approx([row.loss for row in one.curve], rel=1e-4)
     wanted = load_file(tmp_path / "one" / "model.safetensors")
     found = load_file(tmp_path / "two" / "model.safetensors")
@@ -84,11 +74,9 @@ def test_two_ranks_equal_one(policy: Path, tmp_path: Path, stage: int) -> None:
 
 @pytest.mark.slow
 def test_adapters_under_zero_3_with_two_ranks_are_whole(policy: Path, tmp_path: Path) -> None:
-    settings = dataclasses.replace(
-        PLAIN, backend="deepspeed", zero_stage=3, ranks=2, checkpoint_every=2, lora=LoraSettings(4, 8.0)
-    )
-    two = sft(policy, tmp_path, "two", settings)
-    one = sft(policy, tmp_path, "one", dataclasses.replace(settings, backend="torch", ranks=1))
+    settings = {**PLAIN, "zero_stage": 3, "checkpoint_every": 2, "lora": tiny.LORA}
+    two = tiny.make_sft(policy, tmp_path, "two", **settings, backend="deepspeed", ranks=2)
+    one = tiny.make_sft(policy, tmp_path, "one", **settings, backend="torch", ranks=1)
     assert [row.loss for row in two.curve] == pytest.approx([row.loss for row in one.curve], rel=1e-4)
     wanted = load_file(tmp_path / "one" / "adapter_model.safetensors")
     found = load_file(tmp_path / "two" / "adapter_model.safetensors")
@@ -96,35 +84,30 @@ def test_adapters_under_zero_3_with_two_ranks_are_whole(policy: Path, tmp_path: 
     work = tmp_path / "work-two"
     (work / "trained.json").unlink()
     with pytest.raises(SettingsError, match="saved by 2 ranks and this run has 1"):
-        sft(policy, tmp_path, "two", dataclasses.replace(settings, ranks=1))
+        tiny.make_sft(policy, tmp_path, "two", **settings, backend="deepspeed", ranks=1)
 
 
 @pytest.mark.slow
 def test_what_a_rank_raises_arrives(policy: Path, tmp_path: Path) -> None:
-    settings = dataclasses.replace(PLAIN, backend="deepspeed", ranks=2, lr=1e38, weight_decay=1e38)
+    settings = {**PLAIN, "backend": "deepspeed", "ranks": 2, "lr": 1e38, "weight_decay": 1e38}
     with pytest.raises(QlassError, match="choose a smaller lr"):
-        sft(policy, tmp_path, "out", settings)
+        tiny.make_sft(policy, tmp_path, "out", **settings)
 
 
 SCRIPT = """
 import sys
 from pathlib import Path
-from qlass.training.settings import TrainSettings
-from qlass.training.sft import train_sft
 from tests.training import tiny
-policy, out, work = map(Path, sys.argv[1:])
-settings = TrainSettings(10000, 2, 1e-3, 0.1, 0.0, 1.0, precision="fp32", backend="deepspeed", ranks=2, log_every=1)
-train_sft(policy, tiny.trajectories(), instruction=tiny.INSTRUCTION, settings=settings, out_dir=out, work_dir=work,
-          seed=0, max_length=200, chat_format="qlass")
+tiny.make_sft(Path(sys.argv[1]), Path(sys.argv[2]), "out", epochs=10000, batch_size=2, lr=1e-3, backend="deepspeed", ranks=2, log_every=1)
 """
 
 
 @pytest.mark.slow
 def test_no_rank_outlives_its_stage(policy: Path, tmp_path: Path) -> None:
     root = Path(qlass.__path__[0]).parent
-    work = tmp_path / "work"
+    work = tmp_path / "work-out"
     stage = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(policy), str(tmp_path / "out"), str(work)],
+        [sys.executable, "-c", SCRIPT, str(policy), str(tmp_path)],
         env={**os.environ, "PYTHONPATH": str(root)}, cwd=root,
     )  # fmt: skip
     log = work / "ranks.log"

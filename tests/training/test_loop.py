@@ -12,16 +12,14 @@ import torch
 
 import qlass
 from qlass.errors import SettingsError, StorageError
-from qlass.training.backends import TorchBackend
-from qlass.training.loop import MicroLimits, train
-from qlass.training.losses import LanguageLoss
-from qlass.training.rows import TrainRow, make_row
-from qlass.training.settings import TrainSettings
-from qlass.training.sft import train_sft
+from qlass.training.core.backends import TorchBackend
+from qlass.training.core.loop import MicroLimits, train
+from qlass.training.core.losses import LanguageLoss
+from qlass.training.core.rows import TrainRow, make_row
 from tests.training import tiny
 
 CPU = torch.device("cpu")
-SETTINGS = TrainSettings(2, 4, 1e-2, 0.1, 0.01, 1.0, precision="fp32", log_every=3, checkpoint_every=2)
+SETTINGS = tiny.train_settings(weight_decay=0.01, log_every=3, checkpoint_every=2)
 
 
 def some_rows(count: int = 14) -> list[TrainRow]:
@@ -127,11 +125,7 @@ def test_weights_of_targets_are_respected(tmp_path: Path) -> None:
 
 
 def sft(policy: Path, folder: Path, name: str) -> None:
-    settings = TrainSettings(6, 2, 1e-2, 0.1, 0.0, 1.0, precision="fp32", log_every=1, checkpoint_every=3)
-    train_sft(
-        policy, tiny.trajectories(), instruction=tiny.INSTRUCTION, settings=settings, out_dir=folder / name,
-        work_dir=folder / f"work-{name}", seed=0, max_length=200, chat_format="qlass",
-    )  # fmt: skip
+    tiny.make_sft(policy, folder, name, epochs=6, batch_size=2, log_every=1, checkpoint_every=3)
 
 
 SCRIPT = """

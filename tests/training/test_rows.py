@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from qlass.errors import DataError
-from qlass.training.batches import epoch_batches, micro_batches
-from qlass.training.loop import learning_rate
-from qlass.training.rows import collate, load_rows, make_row, rows_digest, save_rows
+from qlass.training.core.batches import epoch_batches, micro_batches
+from qlass.training.core.collate import collate
+from qlass.training.core.loop import learning_rate
+from qlass.training.core.rows import load_rows, make_row, rows_digest, save_rows
 
 
 def test_a_row_ends_at_its_last_supervised_position() -> None:

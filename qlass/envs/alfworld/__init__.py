@@ -45,5 +45,6 @@ DEFINITION = EnvDefinition(
     normalise_action=_normalise_action,
     label="ALFWorld engine, generated games",
     categories=("put", "look", "clean", "heat", "cool", "two"),
+    packages=("alfworld", "fast-downward-textworld", "textworld"),
 )
 """The entry point `alfworld` of the group `qlass.envs`."""

@@ -74,6 +74,8 @@ class EnvDefinition:
         normalise_action: maps a written action to the form the engine executes; equal forms are equal actions.
         label: how numbers on this environment are labelled wherever shown.
         categories: all values of TaskSpec.category, in table order.
+        splits: the splits that it has, of train, dev, test_seen and test_unseen, in table order.
+        packages: distributions whose versions can change what it does; its stages run again when one of them changes.
     """
 
     name: str
@@ -84,6 +86,8 @@ class EnvDefinition:
     normalise_action: Callable[[str], str]
     label: str
     categories: tuple[str, ...]
+    splits: tuple[str, ...] = ("train", "dev", "test_seen", "test_unseen")
+    packages: tuple[str, ...] = ()
 
 
 def package_text(package: str, name: str) -> str:

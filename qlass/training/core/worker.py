@@ -1,4 +1,4 @@
-"""One rank of a training job: `python -m torch.distributed.run ... -m qlass.training.worker WORK_DIR`."""
+"""One rank of a training job: `python -m torch.distributed.run ... -m qlass.training.core.worker WORK_DIR`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 from qlass.errors import QlassError
 from qlass.jsonl import write_json
-from qlass.training.jobs import execute, read_job
+from qlass.training.core.jobs import execute, read_job
 
 
 def main(work_dir: Path) -> int:

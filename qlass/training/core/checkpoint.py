@@ -10,7 +10,7 @@ from typing import Any
 
 from qlass.errors import SettingsError, StorageError
 from qlass.jsonl import read_json, write_json
-from qlass.training.backends import Backend
+from qlass.training.core.backends import Backend
 
 _PREFIX = "checkpoint-"
 

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from qlass.errors import StorageError
-from qlass.training.rows import MicroBatch
-from qlass.training.settings import TrainSettings
+from qlass.training.core.collate import MicroBatch
+from qlass.training.core.settings import TrainSettings
 
 LOG = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def make_backend(module: nn.Module, settings: TrainSettings, device: torch.devic
     module.to(device).train()
     if settings.backend == "torch":
         return TorchBackend(module, settings, device)
-    from qlass.training.deepspeed_backend import DeepSpeedBackend
+    from qlass.training.core.deepspeed_backend import DeepSpeedBackend
 
     return DeepSpeedBackend(module, settings, device)
 

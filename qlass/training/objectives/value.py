@@ -1,8 +1,8 @@
-"""Training rows of the QNet: one row per root-to-leaf path, every labelled node supervised exactly once.
+"""The objective of the QNet: squared error of Q-values at the ends of actions (paper section 3.3).
 
-The state of a causal model at an action's end does not depend on what follows. So one pass over a path gives the values
-of all its nodes, and a node that several paths share needs to be read in one of them only: gradients equal those of one
-row per node, at a fifth of the tokens.
+Training rows: one per root-to-leaf path, every labelled node supervised exactly once. The state of a causal model at an
+action's end does not depend on what follows. So one pass over a path gives the values of all its nodes, and a node that
+several paths share needs to be read in one of them only: gradients equal those of one row per node, at a fifth of the tokens.
 """
 
 from __future__ import annotations
@@ -11,14 +11,76 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-from qlass.errors import DataError
+from pydantic import ValidationInfo, field_validator
+
+from qlass.errors import DataError, SettingsError
 from qlass.prompts import ChatFormat, TrainingRow, history_of
-from qlass.qnet.settings import Column
 from qlass.records import ExplorationTree, Message, Node, QLabel
 from qlass.seeds import derive_seed
-from qlass.training.rows import TrainRow, make_row
+from qlass.settings import Count, Fraction, Natural, NonNegative, Tasks
+from qlass.training.core.rows import TrainRow, make_row
+from qlass.training.core.settings import TrainSettings
+from qlass.training.objectives.base import Objective
+
+if TYPE_CHECKING:
+    from qlass.training.core.jobs import TrainJob
+    from qlass.training.core.losses import ValueLoss
+
+
+class QNetSettings(TrainSettings):
+    """Settings of one QNet training run; the QNet is always trained whole."""
+
+    head_width: Count
+    """Hidden units of the value head."""
+    trunk: Literal["own", "policy"]
+    """own: the QNet is a model of its own that starts as the policy (the paper). policy: the policy's trunk stays as it is
+    and only the value head learns; Q-values then cost next to nothing when the policy's replies are drawn."""
+    target: Literal["q_norm", "q"]
+    """Which Q-value is learnt where `label.q_type` is q."""
+    supervise: Literal["action_end", "every_token"]
+    """action_end: the paper; every_token: the released code."""
+    tail: Natural | None
+    """Steps kept of a failed branch below its last choice; null keeps all."""
+    observation_loss: NonNegative
+    """Weight of predicting the observations that follow the actions; 0 is the paper. It is what makes a small trunk tell
+    actions that will be refused (joint objective as in Cobbe et al., arXiv 2110.14168)."""
+    tasks: Tasks | None
+    """Explored tasks to learn from, the first ones of those not kept for validation; null: all of them."""
+    validation_fraction: Fraction
+    """Share of the tasks that are kept for validation."""
+
+    @field_validator("observation_loss")
+    @classmethod
+    def _where_it_can_be_learnt(cls, weight: float, info: ValidationInfo) -> float:
+        if weight and info.data.get("supervise") != "action_end":
+            raise ValueError("0, or any weight with supervise 'action_end'")
+        if weight and info.data.get("trunk") == "policy":
+            raise ValueError("0, or any weight with trunk 'own': no other weight could learn from it")
+        return weight
+
+
+Column = Literal["q", "q_norm", "average_reward", "reward"]
+"""A field of QLabel that can be learnt."""
+
+
+def label_column(q_type: str, target: Literal["q_norm", "q"]) -> Column:
+    """Return the field of QLabel that the QNet learns.
+
+    Args:
+        q_type: `label.q_type`: q, average_reward or reward (Figure 4 compares them).
+        target: `qnet.target`; matters for q only.
+
+    Raises:
+        SettingsError: `q_type` is another word.
+    """
+    columns: dict[str, Column] = {"q": target, "average_reward": "average_reward", "reward": "reward"}
+    if q_type not in columns:
+        raise SettingsError(f"label.q_type: found {q_type!r}, allowed are {', '.join(columns)}")
+    return columns[q_type]
+
 
 Labels = Mapping[tuple[str, int], float]
 """(task_id, node_id) -> target."""
@@ -276,3 +338,23 @@ def _value(labels: Labels, task_id: str, node_id: int) -> float:
     if value is None or not math.isfinite(value):
         raise DataError(f"{task_id}: node {node_id} has the label {value}; run the stage `label` on these trees again")
     return value
+
+
+def build_module(job: TrainJob[QNetSettings]) -> ValueLoss:
+    """Build the QNet with its loss, ready to train."""
+    from qlass.models.folders import load_model
+    from qlass.models.precision import pick_device
+    from qlass.models.qnet import QNet
+    from qlass.training.core.attention import choose_attention
+    from qlass.training.core.losses import ValueLoss
+
+    given = job.settings
+    policy: Any = load_model(Path(job.policy_dir))
+    choose_attention(policy.base_model, pick_device(job.device))
+    policy.base_model.requires_grad_(given.trunk == "own")
+    lm_head = policy.get_output_embeddings() if given.observation_loss else None
+    qnet = QNet(policy.base_model, given.head_width).train()
+    return ValueLoss(qnet, job.precision, lm_head, given.observation_loss)
+
+
+OBJECTIVE = Objective(settings=QNetSettings, build_module=build_module)

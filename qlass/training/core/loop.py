@@ -12,11 +12,12 @@ import torch
 
 from qlass.errors import SettingsError
 from qlass.seeds import derive_seed
-from qlass.training.backends import Backend
-from qlass.training.batches import epoch_batches, micro_batches
-from qlass.training.checkpoint import LossRow, TrainState, load_checkpoint, save_checkpoint
-from qlass.training.rows import TrainRow, collate
-from qlass.training.settings import TrainSettings
+from qlass.training.core.backends import Backend
+from qlass.training.core.batches import epoch_batches, micro_batches
+from qlass.training.core.checkpoint import LossRow, TrainState, load_checkpoint, save_checkpoint
+from qlass.training.core.collate import collate
+from qlass.training.core.rows import TrainRow
+from qlass.training.core.settings import TrainSettings
 
 LOG = logging.getLogger(__name__)
 

@@ -18,15 +18,15 @@ from torch import Tensor, nn
 from torch._C._distributed_c10d import HashStore
 
 from qlass.errors import DependencyNotInstalled, SettingsError, StorageError
-from qlass.training.backends import make_optimizer
-from qlass.training.rows import MicroBatch
-from qlass.training.settings import TrainSettings
+from qlass.training.core.backends import make_optimizer
+from qlass.training.core.collate import MicroBatch
+from qlass.training.core.settings import TrainSettings
 
 _TAG = "state"
 
 
 class DeepSpeedBackend:
-    """See `qlass.training.backends.Backend`."""
+    """See `qlass.training.core.backends.Backend`."""
 
     def __init__(self, module: nn.Module, settings: TrainSettings, device: torch.device) -> None:
         """Wrap a module that is already on its device; starts torch.distributed where nobody has.

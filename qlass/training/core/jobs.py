@@ -11,10 +11,9 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from importlib import import_module
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import IO, Any, Generic, Literal, TypeVar, cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -26,43 +25,46 @@ from qlass.errors import ModelMismatch, QlassError
 from qlass.jsonl import read_json, replacing, write_json
 from qlass.models.precision import pick_device, pick_precision
 from qlass.seeds import derive_seed
-from qlass.training.backends import make_backend
-from qlass.training.checkpoint import LossRow
-from qlass.training.loop import train
-from qlass.training.rows import TrainRow, load_rows, rows_digest, save_rows
-from qlass.training.settings import LoraSettings, TrainSettings
+from qlass.training.core.backends import make_backend
+from qlass.training.core.checkpoint import LossRow
+from qlass.training.core.loop import train
+from qlass.training.core.rows import TrainRow, load_rows, rows_digest, save_rows
+from qlass.training.core.settings import TrainSettings
+from qlass.training.objectives.base import get_objective
 
 LOG = logging.getLogger(__name__)
 
-BUILDERS = {"sft": "qlass.training.sft", "qnet": "qlass.qnet.train"}
-"""Modules whose `build_module(job)` makes what is trained; names, because a job also travels to other processes."""
+S = TypeVar("S", bound=TrainSettings)
 
 
 @dataclass(frozen=True, slots=True)
-class TrainJob:
+class TrainJob(Generic[S]):
     """What determines a training run, besides its rows.
 
     Attributes:
-        kind: sft or qnet.
+        name: of what is trained, for example sft or qnet; seeds are derived from it.
+        objective: file of `qlass/training/objectives/`.
         policy_dir: the policy that training starts from.
-        settings: of the run.
+        settings: of the run, as the objective declares them.
         seed: of the run.
         device: auto, cpu or cuda.
         precision: fp32 or bf16.
-        head_width: of the value head (qnet only).
-        observation_loss: weight of the loss of predicting observations (qnet only).
-        frozen_trunk: only the value head learns (qnet only).
     """
 
-    kind: Literal["sft", "qnet"]
+    name: str
+    objective: str
     policy_dir: str
-    settings: TrainSettings
+    settings: S
     seed: int
     device: str
     precision: Literal["fp32", "bf16"]
-    head_width: int = 0
-    observation_loss: float = 0.0
-    frozen_trunk: bool = False
+
+    def values(self) -> dict[str, Any]:
+        """Return the job as JSON values."""
+        return {
+            **{part.name: getattr(self, part.name) for part in fields(self)},
+            "settings": self.settings.model_dump(),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ def resolve_precision(settings: TrainSettings, device: str, work_dir: Path) -> L
     return chosen
 
 
-def run_job(job: TrainJob, rows: Sequence[TrainRow], work_dir: Path) -> Trained:
+def run_job(job: TrainJob[Any], rows: Sequence[TrainRow], work_dir: Path) -> Trained:
     """Train, resuming where an earlier attempt stopped, and return the trained module.
 
     Args:
@@ -106,7 +108,7 @@ def run_job(job: TrainJob, rows: Sequence[TrainRow], work_dir: Path) -> Trained:
             execute(job, rows, work_dir, fingerprint)
         else:
             save_rows(work_dir / "rows.safetensors", rows)
-            write_json(work_dir / "job.json", {"job": asdict(job), "fingerprint": fingerprint})
+            write_json(work_dir / "job.json", {"job": job.values(), "fingerprint": fingerprint})
             _launch(job.settings.ranks, work_dir)
     module = build_module(job)
     load_weights(module, load_file(work_dir / "trained.safetensors"))
@@ -114,7 +116,7 @@ def run_job(job: TrainJob, rows: Sequence[TrainRow], work_dir: Path) -> Trained:
     return Trained(module, curve, job.precision)
 
 
-def execute(job: TrainJob, rows: Sequence[TrainRow], work_dir: Path, fingerprint: str) -> None:
+def execute(job: TrainJob[Any], rows: Sequence[TrainRow], work_dir: Path, fingerprint: str) -> None:
     """Train in this process, which may be one of several ranks; rank 0 writes `trained.*` into the work folder."""
     device = pick_device(job.device)
     backend = make_backend(build_module(job), job.settings, device)
@@ -127,12 +129,11 @@ def execute(job: TrainJob, rows: Sequence[TrainRow], work_dir: Path, fingerprint
     backend.barrier()
 
 
-def build_module(job: TrainJob) -> nn.Module:
+def build_module(job: TrainJob[Any]) -> nn.Module:
     """Build what is trained, with new parameters (adapters, value head) drawn from the job's seed."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(job.seed, job.kind, "initial weights"))
-        module: nn.Module = import_module(BUILDERS[job.kind]).build_module(job)
-    return module
+        torch.manual_seed(derive_seed(job.seed, job.name, "initial weights"))
+        return get_objective(job.objective).build_module(job)
 
 
 def load_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
@@ -152,22 +153,18 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
             value.copy_(weights[name])
 
 
-def read_job(work_dir: Path) -> tuple[TrainJob, list[TrainRow], str]:
+def read_job(work_dir: Path) -> tuple[TrainJob[Any], list[TrainRow], str]:
     """Read the job, its rows and its fingerprint, as a rank does."""
     stored: dict[str, Any] = read_json(work_dir / "job.json")
     values = stored["job"]
-    lora = values["settings"]["lora"]
-    settings = TrainSettings(**{**values["settings"], "lora": LoraSettings(**lora) if lora else None})
-    return (
-        TrainJob(**{**values, "settings": settings}),
-        load_rows(work_dir / "rows.safetensors"),
-        stored["fingerprint"],
-    )
+    settings = get_objective(values["objective"]).settings.model_validate(values["settings"])
+    job = TrainJob(**{**values, "settings": settings})
+    return job, load_rows(work_dir / "rows.safetensors"), stored["fingerprint"]
 
 
-def _fingerprint(job: TrainJob, rows: Sequence[TrainRow]) -> str:
+def _fingerprint(job: TrainJob[Any], rows: Sequence[TrainRow]) -> str:
     """Return a hash of what the result depends on, except the starting weights (the work folder's name covers those)."""
-    values = asdict(job)
+    values = job.values()
     # The number of ranks has its own, clearer check.
     values["settings"] = {key: value for key, value in values["settings"].items() if key != "ranks"}
     del values["policy_dir"], values["device"]
@@ -185,7 +182,7 @@ def _launch(ranks: int, work_dir: Path) -> None:
     for old in work_dir.glob("error-*.json"):
         old.unlink()
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    command += ["-m", "qlass.training.worker", str(work_dir)]
+    command += ["-m", "qlass.training.core.worker", str(work_dir)]
     source = str(Path(qlass.__path__[0]).parent)
     search = os.pathsep.join(filter(None, (source, os.environ.get("PYTHONPATH"))))
     environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": search, "QLASS_STAGE_PID": str(os.getpid())}

@@ -1,0 +1,38 @@
+"""QLASS: at each step the proposal with the highest Q-value is executed, and only that one (paper section 3.4).
+
+*Differs from the released code*, which executes every candidate and reads the true reward of those that end the episode.
+"""
+
+from __future__ import annotations
+
+from qlass.methods.base import Assignment, DrawnSettings, Method, distinct
+from qlass.records import Episode
+from qlass.search.driver import Routine
+from qlass.settings import Count
+
+
+class QlassSettings(DrawnSettings):
+    """Settings of QLASS."""
+
+    proposals: Count
+    """M (the paper: 2)."""
+
+
+def play(given: Assignment, settings: QlassSettings) -> Routine[list[Episode]]:
+    """Play one trajectory; a single distinct proposal is executed without asking for its value."""
+    (one,) = given.begin()
+    sampling = given.sampling(settings.temperature)
+    while not one.cursor.ended:
+        proposals = distinct((yield from one.draw(sampling, "guided", range(settings.proposals))))
+        values = (yield from one.score(proposals)) if len(proposals) > 1 else ()
+        best = max(range(len(values)), key=values.__getitem__, default=0)
+        yield from one.execute(proposals[best], zip(proposals, values, strict=False))
+    return [given.episode(one)]
+
+
+METHOD = Method(
+    title="QLASS",
+    settings=QlassSettings,
+    play=play,
+    note=lambda settings: {"": f"M = {settings.proposals}, {settings.in_words()}"},
+)

@@ -1,0 +1,1 @@
+"""What every training run shares: one loop, two backends, resumable states, rows and batches."""

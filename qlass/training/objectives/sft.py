@@ -1,0 +1,77 @@
+"""Behaviour cloning: each token of an assistant's reply, and the end of its turn, is predicted (paper section 3.1)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from qlass.errors import DataError
+from qlass.prompts import ChatFormat, history_of
+from qlass.records import Trajectory
+from qlass.training.core.rows import TrainRow, make_row
+from qlass.training.core.settings import LoraSettings, TrainSettings
+from qlass.training.objectives.base import Objective
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from qlass.training.core.jobs import TrainJob
+    from qlass.training.core.losses import LanguageLoss
+
+
+class SftSettings(TrainSettings):
+    """Settings of one behaviour-cloning run."""
+
+    lora: LoraSettings | None
+    """Low-rank adapters; null: full fine-tuning."""
+
+
+def sft_row(trajectory: Trajectory, instruction: str, chat: ChatFormat, max_length: int) -> TrainRow:
+    """Turn a trajectory into a row: each token of a reply, and the end of its turn, is predicted; nothing else.
+
+    Raises:
+        DataError: nothing is supervised; names the task.
+    """
+    encoded = chat.row(history_of(instruction, trajectory.observation, trajectory.steps), max_length)
+    # The hidden state before a token predicts it.
+    positions = [index - 1 for index, mask in enumerate(encoded.assistant_mask) if mask and index > 0]
+    if not positions:
+        raise DataError(
+            f"{trajectory.task_id}: no token is supervised ({len(trajectory.steps)} steps, {len(encoded.ids)} tokens); "
+            "a trajectory needs at least one reply"
+        )
+    return make_row(encoded.ids, positions, [encoded.ids[position + 1] for position in positions])
+
+
+def build_module(job: TrainJob[SftSettings]) -> LanguageLoss:
+    """Build the policy with its loss, ready to train."""
+    from qlass.models.folders import load_model
+    from qlass.models.precision import pick_device
+    from qlass.training.core.attention import choose_attention
+    from qlass.training.core.losses import LanguageLoss
+
+    model: nn.Module = load_model(Path(job.policy_dir))
+    choose_attention(cast("Any", model), pick_device(job.device))
+    if job.settings.lora is not None:
+        model = _with_adapters(model, job.settings.lora)
+    return LanguageLoss(model.train(), job.precision)
+
+
+def _with_adapters(model: nn.Module, lora: LoraSettings) -> nn.Module:
+    """Freeze a model and put trainable low-rank adapters on all its linear layers."""
+    from peft import LoraConfig, get_peft_model
+
+    from qlass.models.folders import quiet_peft
+
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=cast("int", lora.alpha),
+        lora_dropout=lora.dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    with quiet_peft():
+        return cast("nn.Module", get_peft_model(cast("Any", model), config))
+
+
+OBJECTIVE = Objective(settings=SftSettings, build_module=build_module)

@@ -1,0 +1,1 @@
+from tests.training.conftest import _one_thread, policy  # noqa: F401
