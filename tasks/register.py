@@ -108,15 +108,18 @@ def _alias(new: Mapping[str, Any], champion: Path | None, settings: Settings) ->
     old = read_json(champion)
     if old["panels"] != new["panels"]:
         return "challenger", "the champion was measured on other panels; see `python -m tasks.evaluate_champion`"
-    mean, low, high = paired_bootstrap(
+    gain = paired_bootstrap(
         new["success"],
         old["success"],
         resamples=settings.report.bootstrap,
         confidence=settings.report.confidence,
         seed=derive_seed(settings.base.seed, "register"),
     )
-    gain = f"success {100 * mean:+.1f} against the champion, interval {100 * low:+.1f} to {100 * high:+.1f}"
-    return ("champion" if low > 0 else "challenger"), gain
+    reason = (
+        f"success {100 * gain.mean:+.1f} against the champion, "
+        f"interval over {gain.over} {100 * gain.low:+.1f} to {100 * gain.high:+.1f}"
+    )
+    return ("champion" if gain.low > 0 else "challenger"), reason
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

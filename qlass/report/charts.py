@@ -40,7 +40,7 @@ def forest(results: Sequence[Result], title: str) -> Markup:
     for index, result in enumerate(results):
         y = top + _ROW * (index + 0.5)
         parts.append(_forest_row(result, x, y, width))
-    label = f"{title}: " + "; ".join(
+    label = f"{title}, intervals over tasks: " + "; ".join(
         f"{method_name(r.method)} {r.reward.mean:.1f} ({r.reward.low:.1f} to {r.reward.high:.1f})" for r in results
     )
     parts.append(text((x.start + x.end) / 2, bottom + 34, "mean outcome reward × 100", "label"))
@@ -52,12 +52,13 @@ def _forest_row(result: Result, x: Scale, y: float, width: int) -> Markup:
     mean, low, high = result.reward.mean, result.reward.low, result.reward.high
     css, reported = method_class(result.method), REPORTED.get((result.env, result.split, result.method))
     name = method_name(result.method)
+    title = f"{name}: {mean:.1f} ({low:.1f} to {high:.1f} over {result.reward.over})"
     parts = [
         text(0, y + 4, name, f"name {css}", "start"),
         line(x(low), y, x(high), y, f"whisker {css}"),
         line(x(low), y - 5, x(low), y + 5, f"whisker {css}"),
         line(x(high), y - 5, x(high), y + 5, f"whisker {css}"),
-        marker(_shape(result.method), x(mean), y, 5.5, f"mark {css}", f"{name}: {mean:.1f} ({low:.1f} to {high:.1f})"),
+        marker(_shape(result.method), x(mean), y, 5.5, f"mark {css}", title),
         text(width, y + 4, f"{mean:.1f}", "value", "end"),
     ]
     if reported is not None:

@@ -11,6 +11,8 @@ from qlass.report.results import OURS, POOLED, Groups, Result, difference, headl
 
 SPLIT_NAMES = {"test_seen": "seen test tasks", "test_unseen": "unseen test tasks", POOLED: "all test tasks"}
 
+INTERVALS_SAY = "Intervals are over tasks: another training may differ by more."
+
 
 def split_name(split: str) -> str:
     """Return the words for a split; other splits print as they are."""
@@ -31,7 +33,7 @@ def span(interval: Interval) -> str:
 def verdict(interval: Interval, other: str, confidence: float) -> str:
     """Say how QLASS stands to another method, as strong as the interval allows."""
     name, size = method_name(other), f"{abs(interval.mean):.1f} points"
-    paired = f"paired {confidence:.0%} interval {span(interval)}"
+    paired = f"paired {confidence:.0%} interval over {interval.over} {span(interval)}"
     if interval.low > 0:
         return f"{size} above {name} ({paired})"
     if interval.high < 0:
@@ -55,7 +57,7 @@ def headline(label: str, results: Sequence[Result], groups: Groups, settings: Re
     ours = here[OURS]
     first = (
         f"On {label}, QLASS scores {ours.reward.mean:.1f} on {split_name(split)} (n = {ours.summary['n_tasks']}; "
-        f"{settings.confidence:.0%} interval {ours.reward.low:.1f} to {ours.reward.high:.1f})"
+        f"{settings.confidence:.0%} interval over {ours.reward.over} {ours.reward.low:.1f} to {ours.reward.high:.1f})"
     )
     sft = ours.versus_sft
     if sft is None:

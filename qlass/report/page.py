@@ -13,7 +13,7 @@ from markupsafe import Markup
 from qlass.report import paper
 from qlass.report.charts import method_class
 from qlass.report.colour import q_colour
-from qlass.report.headline import signed, split_name
+from qlass.report.headline import INTERVALS_SAY, signed, split_name
 from qlass.report.inputs import ReportInputs, ReportSettings
 from qlass.report.sections import EnvPage
 
@@ -81,6 +81,7 @@ def _environment() -> Environment:
     scale = ", ".join(q_colour(step / 8) for step in range(9))
     environment.globals.update(
         PAPER_LABEL=paper.LABEL,
+        INTERVALS_SAY=INTERVALS_SAY,
         COSTS=COSTS,
         LONG_TEXT=LONG_TEXT,
         Q_SCALE=Markup(scale),

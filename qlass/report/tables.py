@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from qlass.evaluation.bootstrap import Interval
-from qlass.report.headline import signed, span
+from qlass.report.headline import INTERVALS_SAY, signed, span
 from qlass.report.inputs import ReportInputs
 from qlass.report.paper import LABEL, REPORTED, method_name
 from qlass.report.results import Result
@@ -30,7 +30,10 @@ COLUMNS = (
     "generated_tokens_per_episode",
     "env_steps_per_episode",
 )
-"""Columns of summary.json and results.csv. Rewards, rates and differences are x 100; the interval is of mean_reward."""
+"""Columns of summary.json and results.csv. Rewards, rates and differences are x 100.
+
+Intervals are over tasks; the one without a name is of mean_reward.
+"""
 
 
 BUDGET_COLUMNS = ("env", "split", "method", "generated_tokens", "success_rate", "success_low", "success_high")
@@ -86,6 +89,7 @@ def results_markdown(inputs: ReportInputs, results: Sequence[Result], headlines:
     for env, sentence in zip(inputs.envs, headlines, strict=True):
         rows = [result for result in results if result.env == env.name]
         lines += [f"## {_cell(env.label)}", "", _cell(sentence), "", *_markdown_table(rows, level), ""]
+    lines += [f"{INTERVALS_SAY} Differences are paired: both methods on the same tasks.", ""]
     lines.append(f"Paper: {LABEL}. Its Best-of-N keeps the trajectory with the highest true reward.")
     return "\n".join(lines) + "\n"
 
@@ -93,8 +97,8 @@ def results_markdown(inputs: ReportInputs, results: Sequence[Result], headlines:
 def _markdown_table(results: Sequence[Result], level: str) -> list[str]:
     """Return the lines of one table."""
     lines = [
-        f"| split | method | mean reward ({level} interval) | success % | minus SFT, paired | tasks × seeds "
-        "| tokens / episode | paper |",
+        f"| split | method | mean reward ({level} interval over tasks) | success % | minus SFT, paired "
+        "| tasks × seeds | tokens / episode | paper |",
         "|---|---|---:|---:|---:|---:|---:|---:|",
     ]
     for result in results:

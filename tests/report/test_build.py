@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -88,6 +89,16 @@ def test_csv_json_and_markdown_agree(built):
     assert f"| pooled | QLASS (adaptive) | {last['mean_reward']:.1f} (" in markdown
     assert "82.8" in markdown
     assert "(interval over tasks 55.0 to 64.0)" in page(built)
+
+
+def test_every_interval_says_what_it_is_over(built):
+    markdown = (built.out / "results.md").read_text()
+    for text in (markdown, page(built)):
+        assert len(re.findall(r"95% (?:bootstrap )?intervals? over tasks", text)) > 2
+        assert re.findall(r".{20}95% (?:bootstrap )?intervals?\b(?! over tasks).{20}", text) == []
+        assert "Intervals are over tasks: another training may differ by more." in text
+    assert re.search(r"<title>QLASS: \d+\.\d \(\d+\.\d to \d+\.\d over tasks\)</title>", page(built))
+    assert re.search(r'aria-label="[^":]*, intervals over tasks: [^"]*QLASS \d', page(built))
 
 
 def test_seeds_are_averaged_inside_a_task(tmp_path):

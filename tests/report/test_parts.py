@@ -37,14 +37,17 @@ def test_colour_scale_gets_lighter():
 @pytest.mark.parametrize(
     ("interval", "words"),
     [
-        ((5.0, 1.0, 9.0), "5.0 points above SFT (paired 95% interval +1.0 to +9.0)"),
-        ((-5.0, -9.0, -1.0), "5.0 points below SFT (paired 95% interval −9.0 to −1.0)"),
-        ((2.0, -1.0, 5.0), "not distinguishable from SFT (difference +2.0, paired 95% interval −1.0 to +5.0)"),
-        ((0.0, 0.0, 0.0), "not distinguishable from SFT (difference 0.0, paired 95% interval 0.0 to 0.0)"),
+        ((5.0, 1.0, 9.0), "5.0 points above SFT (paired 95% interval over tasks +1.0 to +9.0)"),
+        ((-5.0, -9.0, -1.0), "5.0 points below SFT (paired 95% interval over tasks −9.0 to −1.0)"),
+        (
+            (2.0, -1.0, 5.0),
+            "not distinguishable from SFT (difference +2.0, paired 95% interval over tasks −1.0 to +5.0)",
+        ),
+        ((0.0, 0.0, 0.0), "not distinguishable from SFT (difference 0.0, paired 95% interval over tasks 0.0 to 0.0)"),
     ],
 )
 def test_verdict_is_as_strong_as_the_interval(interval, words):
-    assert verdict(Interval(*interval), "sft", 0.95) == words
+    assert verdict(Interval(*interval, over="tasks"), "sft", 0.95) == words
 
 
 def test_signs():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import pytest
@@ -14,9 +13,8 @@ from qlass.errors import EnvironmentFault, ReplayDivergence, SettingsError
 from qlass.policies.base import Propose, Score
 from qlass.policies.scripted import ScriptedPolicy, ScriptedValueFunction
 from qlass.records import History, Message, TaskSpec
-from qlass.search.branch import Sampling
 from qlass.search.driver import Act, drive
-from qlass.search.methods import q_guided
+from tests.methods.playing import start as begin
 
 from .conftest import CountedEnv, CountedPolicy
 
@@ -135,11 +133,7 @@ def test_overlap_changes_no_result(
     new_env: NewEnv, corridor: EnvDefinition, specs: list[TaskSpec], wanderer: CountedPolicy, count: int
 ) -> None:
     """Refilled or not, in halves or together, the same episodes come out."""
-
-    def start(spec: TaskSpec, env: Any) -> Any:
-        return q_guided(env, corridor, spec, Sampling(0.7, 3), proposals=3, seed=0)
-
-    starts = [partial(start, spec) for spec in specs]
+    starts = [begin(corridor, spec, "qlass", seed=3) for spec in specs]
     together = dict(drive(starts, [new_env() for _ in starts], wanderer, VALUE))
     assert dict(drive(starts, [new_env() for _ in range(count)], wanderer, VALUE, overlap=True)) == together
     assert dict(drive(starts, [new_env() for _ in range(count)], wanderer, VALUE)) == together

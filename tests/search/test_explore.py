@@ -48,11 +48,19 @@ cases = st.builds(
         expert_branch=st.booleans(),
         max_redraws=st.integers(0, 3),
         max_nodes=st.just(UNLIMITED),
+        temperature=st.just(0.7),
         rollout_temperature=st.sampled_from([None, 0.0, 1.0]),
         max_invalid=st.sampled_from([None, 1, 2]),
+        max_new_tokens=st.just(48),
+        candidates=st.just("generate"),
     ),
     seed=st.integers(0, 5),
 )
+
+
+def changed(case: Case, **changes: Any) -> Case:
+    """Return a case with another budget."""
+    return replace(case, settings=ExploreSettings(**case.settings.model_dump() | changes))
 
 
 class Explorer:
@@ -247,7 +255,7 @@ def test_a_wave_gives_the_tree_of_one_by_one(explorer: Explorer, case: Case, wav
 def test_the_node_budget(explorer: Explorer, case: Case, max_nodes: int) -> None:
     """One by one, a capped tree is the beginning of the whole tree, cut after the expansion that filled the budget."""
     whole, _, _ = explorer.grow(case, wave=1)
-    limited = replace(case, settings=replace(case.settings, max_nodes=max_nodes))
+    limited = changed(case, max_nodes=max_nodes)
     tree, _, _ = explorer.grow(limited, wave=1)
     assert tree.nodes == whole.nodes[: len(tree.nodes)]
     assert tree.capped == (tree.cost != whole.cost)
@@ -263,7 +271,7 @@ def test_the_node_budget(explorer: Explorer, case: Case, max_nodes: int) -> None
 @settings(max_examples=15)
 @given(case=cases)
 def test_the_expert_hangs_under_the_root(explorer: Explorer, case: Case) -> None:
-    with_expert = replace(case, settings=replace(case.settings, expert_branch=True))
+    with_expert = changed(case, expert_branch=True)
     tree, _, _ = explorer.grow(with_expert)
     expert = explorer.experts[case.task]
     chain = tree.nodes[: len(expert.steps)]
@@ -271,13 +279,16 @@ def test_the_expert_hangs_under_the_root(explorer: Explorer, case: Case) -> None
     assert [node.parent_id for node in chain] == list(range(-1, len(chain) - 1))
     assert {node.origin for node in chain} == {"expert"}
     assert "expert" not in {node.origin for node in tree.nodes[len(chain) :]}
-    without = replace(case, settings=replace(case.settings, expert_branch=False))
+    without = changed(case, expert_branch=False)
     assert "expert" not in {node.origin for node in explorer.grow(without)[0].nodes}
     assert explorer.grow(with_expert, expert=None)[0] == explorer.grow(without)[0]
 
 
 def a_case(**changes: Any) -> Case:
-    budget = {"width": 2, "depth": 3, "expert_branch": True, "max_redraws": 4, "max_nodes": UNLIMITED}
+    budget = {
+        "width": 2, "depth": 3, "temperature": 0.7, "rollout_temperature": None, "expert_branch": True, "max_invalid": None,
+        "max_redraws": 4, "max_nodes": UNLIMITED, "max_new_tokens": 48, "candidates": "generate",
+    }  # fmt: skip
     return Case(1, ExploreSettings(**budget | changes), 0)
 
 
@@ -344,7 +355,7 @@ def test_a_stuck_branch_ends_and_no_other_one(explorer: Explorer) -> None:
     for task in range(12):
         case = replace(a_case(rollout_temperature=0.0), task=task)
         whole, _, _ = explorer.grow(case)
-        tree, env, _ = explorer.grow(replace(case, settings=replace(case.settings, max_invalid=2)))
+        tree, env, _ = explorer.grow(changed(case, max_invalid=2))
         actions = {tuple(n.step.action for n in path_to(whole, node)): node for node in whole.nodes}
         for node in tree.nodes:
             twin = actions[tuple(n.step.action for n in path_to(tree, node))]
