@@ -10,22 +10,29 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, TypeVar
 
-from qlass.codec import Invalid, decode, encode
-from qlass.errors import DataError, StorageError
-from qlass.records import SCHEMA
+import pydantic_core
+from pydantic import TypeAdapter, ValidationError
 
-R = TypeVar("R")
+from qlass.errors import DataError, StorageError
+from qlass.records import SCHEMA, Message, Record
+from qlass.validation import problems
+
+R = TypeVar("R", bound=Record | Message)
 
 _COUNT_WIDTH = 12
 """Digits kept free for the count, which is known only after the last record; JSON allows spaces before a number."""
+_SHOWN = 3
+"""Problems of one record that an error names; a record of another kind has hundreds."""
 
 
-def to_json(record: object) -> dict[str, Any]:
+def to_json(record: Record) -> dict[str, Any]:
     """Return the record as a JSON object; tuples and messages become lists."""
-    return encode(record)
+    value: dict[str, Any] = json.loads(_dumps(record))
+    return value
 
 
 def from_json(kind: type[R], value: object) -> R:
@@ -34,10 +41,7 @@ def from_json(kind: type[R], value: object) -> R:
     Raises:
         DataError: a field is missing, unknown, or of another type than declared.
     """
-    try:
-        return decode(kind, value)
-    except Invalid as error:
-        raise DataError(f"not a {kind.__name__}: {error}") from None
+    return _decode(kind, json.dumps(value).encode("ascii"), "")
 
 
 @contextmanager
@@ -153,12 +157,30 @@ def _header(kind: type, count: int) -> bytes:
     return f'{{"record": "{kind.__name__}", "schema": {SCHEMA}, "count": {count:>{_COUNT_WIDTH}}}}\n'.encode("ascii")
 
 
-def _line(path: Path, number: int, record: object) -> bytes:
-    """Return one record as a line of ASCII, so that any text a model can write can also be stored."""
+def _line(path: Path, number: int, record: Record | Message) -> bytes:
+    """Return one record as a line of ASCII.
+
+    Half of a surrogate pair is no Unicode text, and pydantic does not read it; so it is not written either.
+    """
     try:
-        return json.dumps(encode(record), allow_nan=False).encode("ascii") + b"\n"
+        text = _dumps(record, allow_nan=False)
+        if "\\ud" in text:
+            pydantic_core.from_json(text)
     except (TypeError, ValueError) as error:
         raise DataError(f"{path}: record {number} cannot be written as JSON: {error}") from error
+    return text.encode("ascii") + b"\n"
+
+
+def _dumps(record: Record | Message, *, allow_nan: bool = True) -> str:
+    """Return the record as JSON text; json itself writes tuples as lists and asks for the fields of the records."""
+    return json.dumps(record, default=_fields, allow_nan=allow_nan)
+
+
+def _fields(value: object) -> dict[str, Any]:
+    """Return the fields of a record; the values are left to json."""
+    if not isinstance(value, Record):
+        raise TypeError(f"found a {type(value).__name__}, which JSON does not have")
+    return {name: getattr(value, name) for name in value.__dataclass_fields__}
 
 
 def _read_header(path: Path, line: bytes, kind: type) -> int:
@@ -181,11 +203,29 @@ def _read_line(path: Path, number: int, line: bytes, kind: type[R]) -> R:
     """Return the record in line `number` (the header is line 1)."""
     if not line.endswith(b"\n"):
         raise DataError(f"{path}:{number}: the last line is cut off; delete the file and make it again")
-    value = _parse(f"{path}:{number}", line)
+    return _decode(kind, line[:-1], f"{path}:{number}: ")
+
+
+def _decode(kind: type[R], text: bytes, where: str) -> R:
+    """Return the record in a JSON text; `where` starts the message of an error."""
+    target: Any = kind  # mypy does not see that `type[R]` is hashable
+    reader: TypeAdapter[R] = _reader(target)
     try:
-        return decode(kind, value)
-    except Invalid as error:
-        raise DataError(f"{path}:{number}: not a {kind.__name__}: {error}") from None
+        return reader.validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        if first["type"] == "json_invalid":
+            reason = str(first["ctx"]["error"]).replace("at line 1 column", "at column")
+            raise DataError(f"{where}not JSON: {reason}; the file is damaged, make it again") from None
+        found = problems(error, reader)
+        more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        raise DataError(f"{where}not a {kind.__name__}: {'; '.join(map(str, found[:_SHOWN]))}{more}") from None
+
+
+@cache
+def _reader(kind: Any) -> TypeAdapter[Any]:
+    """Build the reader of a kind of records; once, because that takes longer than reading a record."""
+    return TypeAdapter(kind)
 
 
 def _parse(where: str, text: bytes) -> Any:

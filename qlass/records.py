@@ -2,12 +2,19 @@
 
 Every file of records starts with a header line `{"record": NAME, "schema": N, ...}`; see `qlass.jsonl`. A record never
 contains a date, a host name or a run id: equal inputs give equal bytes.
+
+Code makes records as it makes any dataclass, and nothing is checked then. What is read from a file is checked by
+pydantic against the annotations here.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, TypeAlias
+import json
+from dataclasses import Field, dataclass, field
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias
+
+from pydantic import AfterValidator, ConfigDict, GetCoreSchemaHandler
+from pydantic_core import CoreSchema
 
 Role: TypeAlias = Literal["system", "user", "assistant"]
 Source: TypeAlias = Literal["expert", "explored", "evaluated"]
@@ -27,8 +34,40 @@ History: TypeAlias = tuple[Message, ...]
 """The chat messages so far: what the agent knows (the paper's h_t)."""
 
 
+class Record:
+    """What all records share: how pydantic reads them. It has no fields.
+
+    Reading is strict, because a record that is read differently than it was written is worse than an error: no field
+    is unknown or missing (also none with a default), `true` is not a number, and numbers are finite. An integer is
+    also a float.
+    """
+
+    __slots__ = ()
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Require every field: defaults are for the code that makes records, not for files."""
+        schema: Any = handler(source)
+        for part in schema["schema"]["fields"]:
+            if part["schema"]["type"] == "default":
+                part["schema"] = part["schema"]["schema"]
+        record: CoreSchema = schema
+        return record
+
+
+def _finite(key: dict[str, Any]) -> dict[str, Any]:
+    """Refuse NaN and infinities, which pydantic reads where the annotation is `Any`."""
+    try:
+        json.dumps(key, allow_nan=False)
+    except ValueError:
+        raise ValueError("a mapping with finite numbers") from None
+    return key
+
+
 @dataclass(frozen=True, slots=True)
-class TaskSpec:
+class TaskSpec(Record):
     """One task instance that an agent must accomplish.
 
     Attributes:
@@ -43,11 +82,11 @@ class TaskSpec:
     env: str
     split: str
     category: str
-    key: dict[str, Any]
+    key: Annotated[dict[str, Any], AfterValidator(_finite)]
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class Step(Record):
     """One executed action and what the environment answered.
 
     Attributes:
@@ -70,7 +109,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Trajectory:
+class Trajectory(Record):
     """Ordered steps of one TaskSpec, whoever produced them.
 
     Attributes:
@@ -91,7 +130,7 @@ class Trajectory:
 
 
 @dataclass(frozen=True, slots=True)
-class Proposal:
+class Proposal(Record):
     """A reply of the policy that has not been executed.
 
     Attributes:
@@ -112,8 +151,8 @@ class Proposal:
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
-    """What an episode or a tree spent. All are counts, except `wall_s` (seconds)."""
+class Cost(Record):
+    """What an episode or a tree spent. All are counts."""
 
     generated_tokens: int = 0
     prompt_tokens: int = 0
@@ -133,7 +172,7 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class Node(Record):
     """One executed step in an exploration tree. It stores its own step only, never the conversation.
 
     Attributes:
@@ -154,7 +193,7 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
-class ExplorationTree:
+class ExplorationTree(Record):
     """All branches explored for one TaskSpec.
 
     Attributes:
@@ -179,7 +218,7 @@ class ExplorationTree:
 
 
 @dataclass(frozen=True, slots=True)
-class QLabel:
+class QLabel(Record):
     """The Q-value of one node.
 
     Attributes:
@@ -206,7 +245,7 @@ class QLabel:
 
 
 @dataclass(frozen=True, slots=True)
-class Episode:
+class Episode(Record):
     """An evaluated trajectory.
 
     Attributes:

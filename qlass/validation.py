@@ -6,9 +6,9 @@ write it and everything that is allowed there, which stands in the JSON schema o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
@@ -16,10 +16,8 @@ from pydantic_core import ErrorDetails
 Kind: TypeAlias = Literal["missing", "unknown", "wrong"]
 Schema: TypeAlias = Mapping[str, Any]
 
-_MISSING = ("missing", "missing_argument", "missing_positional_only_argument", "missing_keyword_only_argument")
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument", "invalid_key")
-_OURS = ("value_error", "assertion_error")
-"""Types of the errors that a validator of ours raises."""
+"""pydantic's types of an unknown field: of a model, of a dataclass, and one whose name is no text."""
 _WORDS = {"integer": "a whole number", "number": "a number", "string": "text", "boolean": "true or false"}
 _LIMITS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 _SHOWN = 60
@@ -46,15 +44,14 @@ class Problem:
     def __str__(self) -> str:
         """Return one sentence without the full stop."""
         fault = f"found {self.found}" if self.kind == "wrong" else self.kind
-        return (
-            f"{self.where}: {fault}, expected {self.expected}" if self.where else f"{fault}, expected {self.expected}"
-        )
+        place = f"{self.where}: " if self.where else ""
+        return f"{place}{fault}, expected {self.expected}"
 
 
 def problems(error: ValidationError, adapter: TypeAdapter[Any]) -> list[Problem]:
     """Return what is wrong with a value, in the order of the declaration and once per place.
 
-    A validator of ours says itself what it expects: `raise ValueError("a list that names each entry once")`.
+    A validator written in Python says itself what it expects: `raise ValueError("a list that names each entry once")`.
 
     Args:
         error: what `adapter` raised, or a model that `TypeAdapter(model)` describes. That a text is no JSON at all
@@ -62,13 +59,13 @@ def problems(error: ValidationError, adapter: TypeAdapter[Any]) -> list[Problem]
         adapter: the type that was expected.
     """
     schema = adapter.json_schema()
-    found: dict[str, Problem] = {}
-    # The alternatives of a union each report; the shortest path is the one whose input is the value itself.
-    for detail in sorted(error.errors(include_url=False), key=lambda detail: len(detail["loc"])):
-        problem = _problem(detail, schema)
-        found.setdefault(problem.where, problem)
-    order = dict.fromkeys(_problem(detail, schema).where for detail in error.errors(include_url=False))
-    return [found[where] for where in order]
+    found: dict[str, tuple[int, Problem]] = {}
+    for detail in error.errors(include_url=False):
+        length, problem = len(detail["loc"]), _problem(detail, schema)
+        # The alternatives of a union each report; the shortest path is the one whose input is the value itself.
+        if problem.where not in found or length < found[problem.where][0]:
+            found[problem.where] = length, problem
+    return [problem for _, problem in found.values()]
 
 
 def in_words(node: Schema, definitions: Mapping[str, Schema]) -> str:
@@ -111,37 +108,47 @@ def show(value: object) -> str:
     return f"{text} (text)" if isinstance(value, str) else text
 
 
+class _Place(NamedTuple):
+    """Where a path leads: its words, the schemas of the value around and of the place, and whether it was a union.
+
+    pydantic goes on after a union with the name of an alternative, which is no place in the value: we stop there.
+    """
+
+    where: str
+    around: Schema
+    here: Schema
+    in_union: bool
+
+
 def _problem(detail: ErrorDetails, schema: Schema) -> Problem:
     """Translate one error."""
     definitions = schema.get("$defs", {})
     path, value, kind = detail["loc"], detail["input"], detail["type"]
     if path and path[-1] == "[key]":  # the key of a mapping is wrong, not its value
         path = path[:-2]
-    where, around, here = _follow(schema, path, definitions)
-    if kind in _UNKNOWN:
+    where, around, here, in_union = _follow(schema, path, definitions)
+    if kind in _UNKNOWN and not in_union:
         return Problem(where, show(value), f"one of {', '.join(around['properties'])}", "unknown")
-    if kind in _MISSING:
+    if kind == "missing" and not in_union:
         return Problem(where, "nothing", in_words(here, definitions), "missing")
-    expected = str(detail["ctx"]["error"]) if kind in _OURS else in_words(here, definitions)
+    expected = str(detail["ctx"]["error"]) if kind == "value_error" else in_words(here, definitions)
     return Problem(where, show(value), expected, "wrong")
 
 
-def _follow(
-    schema: Schema, path: Iterable[int | str], definitions: Mapping[str, Schema]
-) -> tuple[str, Schema, Schema]:
-    """Return where a path leads: in words, the schema of the value around that place, and the schema of the place."""
+def _follow(schema: Schema, path: Sequence[int | str], definitions: Mapping[str, Schema]) -> _Place:
+    """Follow a path of pydantic's."""
     where, around, here = "", schema, schema
     for part in path:
         inner = _without_null(here, definitions)
         if "anyOf" in inner:
-            break  # pydantic goes on with the name of an alternative, which is no place in the value
+            return _Place(where, around, here, in_union=True)
         around = inner
-        if isinstance(part, int):
-            where, here = f"{where}[{part}]", _entry(inner, part)
+        if inner.get("type") == "array":
+            where, here = f"{where}[{part}]", _entry(inner, int(part))
         else:
-            where = f"{where}.{part}" if where else part
+            where = f"{where}.{part}" if where else str(part)
             here = inner.get("properties", {}).get(part, inner.get("additionalProperties"))
-    return where, around, here
+    return _Place(where, around, here, in_union=False)
 
 
 def _entry(node: Schema, index: int) -> Schema:
@@ -173,6 +180,6 @@ def _list_in_words(node: Schema, definitions: Mapping[str, Schema]) -> str:
 
 def _option(value: object) -> str:
     """Return one allowed value as it stands in JSON and YAML, text without quotes."""
-    return (
-        {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else str(value)
-    )
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -221,6 +221,8 @@ class ServerPolicy:
         return [self._proposal(*one) for one in zip(texts, logprobs, tokens, strict=True)], prompt
 
     def _proposal(self, text: str, logprobs: Sequence[float], tokens: int) -> Proposal:
+        # JSON can say half of a surrogate pair, which is no text and cannot be stored.
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         thought, action, parsed = parse_reply(text)
         return Proposal(text, thought, self._normalise(action), parsed, tokens, float(sum(logprobs)))
 

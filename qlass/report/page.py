@@ -46,7 +46,7 @@ def render(pages: Sequence[EnvPage], inputs: ReportInputs, settings: ReportSetti
             policy=f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{_digest(script)}'",
         )
     )
-    # "replace": a lone surrogate is legal in a record and has no UTF-8 form.
+    # "replace": a lone surrogate is legal for `json.loads` and has no UTF-8 form.
     return html.replace("\r\n", "\n").translate(_CONTROLS).encode("utf-8", errors="replace")
 
 

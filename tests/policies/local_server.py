@@ -9,6 +9,12 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+SETTINGS: dict[str, Any] = {
+    "model": "llama", "api": "chat", "api_key_env": "", "concurrency": 32, "timeout_s": 5.0, "retries": 6, "request_per_seed": True,
+    "logprobs": True, "version": "1", "max_new_tokens": 9,
+}  # fmt: skip
+"""How it is asked; what `ServerSettings` has beside the address."""
+
 Answer = Callable[[int, dict[str, Any]], tuple[int, dict[str, str], str]]
 """From the number and the body of a request to status, headers and text."""
 

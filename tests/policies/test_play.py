@@ -13,13 +13,13 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from qlass.envs import get_definition, make_env
 from qlass.labels import label_tree
+from qlass.methods.base import Assignment, get_method
 from qlass.policies.llama import LlamaTrunk
 from qlass.policies.local import LocalPolicy, LocalValueFunction
 from qlass.prompts import ChatFormat
 from qlass.search.branch import Candidates, Sampling
 from qlass.search.driver import drive
 from qlass.search.explore import ExploreSettings, explore
-from qlass.search.methods import best_of_n, q_guided
 
 BuildModel = Callable[..., LlamaForCausalLM]
 
@@ -63,10 +63,14 @@ def models(
 
 @pytest.mark.parametrize("candidates", KINDS)
 def test_explore(models: Callable[[], Any], candidates: Candidates) -> None:
-    budget = ExploreSettings(width=3, depth=2, expert_branch=False, max_redraws=1, max_nodes=200)
+    budget = ExploreSettings(
+        width=3, depth=2, temperature=0.9, rollout_temperature=None, expert_branch=False, max_invalid=None, max_redraws=1,
+        max_nodes=200, max_new_tokens=NEW, candidates=candidates,
+    )  # fmt: skip
 
     def grow(env: Any, number: int, wave: int) -> Any:
-        return explore(env, CORRIDOR, SPECS[number], budget, Sampling(0.9, number, candidates), None, wave=wave)
+        sampling = Sampling(budget.temperature, number, budget.candidates)
+        return explore(env, CORRIDOR, SPECS[number], budget, sampling, None, wave=wave)
 
     def forest(engines: int, wave: int) -> list[Any]:
         starts = [partial(grow, number=number, wave=wave) for number in range(len(SPECS))]
@@ -83,11 +87,13 @@ def test_explore(models: Callable[[], Any], candidates: Candidates) -> None:
 
 @pytest.mark.parametrize("candidates", KINDS)
 def test_play(models: Callable[[], Any], candidates: Candidates) -> None:
-    def play(method: Any, number: int, env: Any) -> Any:
-        return method(env, CORRIDOR, SPECS[number], Sampling(0.9, number, candidates), seed=0)
+    def play(name: str, settings: Any, number: int, env: Any) -> Any:
+        given = Assignment(env, CORRIDOR, SPECS[number], name, number=0, seed=number, candidates=candidates)
+        return get_method(name).routine(given, settings)
 
-    for method in (partial(q_guided, proposals=3), partial(best_of_n, rollouts=3)):
-        starts = [partial(play, method, number) for number in range(len(SPECS))]
+    for name, count in (("qlass", {"proposals": 3}), ("best_of_n", {"rollouts": 3})):
+        settings = get_method(name).settings(seeds=(0,), temperature=0.9, **count)
+        starts = [partial(play, name, settings, number) for number in range(len(SPECS))]
         together = dict(drive(starts, [make_env(CORRIDOR, OPTIONS, 6) for _ in starts], *models()))
         alone = dict(drive(starts, [make_env(CORRIDOR, OPTIONS, 6)], *models()))
         for number in range(len(SPECS)):

@@ -11,18 +11,19 @@ from contextlib import closing
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter, ValidationError
 
 from qlass.envs import get_definition, make_env
 from qlass.envs.core.base import TextEnv
 from qlass.errors import Busy, DataError, SettingsError
+from qlass.methods.base import Assignment, get_method
 from qlass.policies.base import Propose
 from qlass.policies.server import ServerPolicy, ServerSettings, _retry_after
 from qlass.records import History, Message
-from qlass.search.branch import Sampling
 from qlass.search.driver import drive
-from qlass.search.methods import single
+from qlass.validation import problems
 
-from .local_server import DROP, Server
+from .local_server import DROP, SETTINGS, Server
 
 httpx = pytest.importorskip("httpx", reason="needs the extra serve")
 
@@ -69,13 +70,7 @@ def connect(server: Server) -> Iterator[Callable[..., ServerPolicy]]:
     made: list[ServerPolicy] = []
 
     def build(encode: Any = None, **changes: Any) -> ServerPolicy:
-        settings = {
-            "base_url": server.url,
-            "model": "llama",
-            "max_new_tokens": 9,
-            "backoff_s": 0.001,
-            "timeout_s": 5.0,
-        }
+        settings = {**SETTINGS, "base_url": server.url, "backoff_s": 0.001}
         made.append(ServerPolicy(ServerSettings(**settings | changes), str.lower, encode))
         return made[-1]
 
@@ -328,22 +323,31 @@ def test_the_api_key_comes_from_the_environment(
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("wrong", "message"),
     [
-        {"base_url": "127.0.0.1:8000/v1"},
-        {"base_url": "http://localhost:port/v1"},
-        {"base_url": "http:///v1"},
-        {"max_new_tokens": 0},
-        {"concurrency": 0},
-        {"retries": -1},
-        {"backoff_s": -0.1},
-        {"timeout_s": 0.0},
+        (
+            {"base_url": "127.0.0.1:8000/v1"},
+            "base_url: found '127.0.0.1:8000/v1' (text), expected an address that starts with http:// or https://",
+        ),
+        ({"api": "responses"}, "api: found 'responses' (text), expected one of completions, chat"),
+        ({"max_new_tokens": 0}, "max_new_tokens: found 0, expected a whole number >= 1"),
+        ({"concurrency": 0}, "concurrency: found 0, expected a whole number >= 1"),
+        ({"retries": -1}, "retries: found -1, expected a whole number >= 0"),
+        ({"backoff_s": -0.1}, "backoff_s: found -0.1, expected a number >= 0"),
+        ({"timeout_s": 0.0}, "timeout_s: found 0.0, expected a number > 0"),
     ],
-    ids=lambda wrong: next(iter(wrong)),
-)
-def test_wrong_settings(connect: Connect, wrong: dict[str, Any]) -> None:
-    with pytest.raises(SettingsError, match=next(iter(wrong))):
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)  # fmt: skip
+def test_wrong_settings(connect: Connect, wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError) as caught:
         connect(**wrong)
+    assert [str(one) for one in problems(caught.value, TypeAdapter(ServerSettings))] == [message]
+
+
+@pytest.mark.parametrize("url", ["http://localhost:port/v1", "http:///v1"])
+def test_an_address_that_is_none(connect: Connect, url: str) -> None:
+    with pytest.raises(SettingsError, match=f"base_url: found '{url}', which "):
+        connect(base_url=url)
 
 
 def test_given_actions_cannot_be_scored(server: Server, connect: Connect) -> None:
@@ -364,7 +368,8 @@ def test_an_episode_through_a_server(server: Server, connect: Connect) -> None:
     spec = next(corridor.panels(options, "train", 0))
 
     def start(env: TextEnv) -> Any:
-        return single(env, corridor, spec, Sampling(0.0, 0), method="sft", seed=0)
+        greedy = get_method("greedy")
+        return greedy.routine(Assignment(env, corridor, spec, "sft", number=0, seed=0), greedy.settings())
 
     ((_, (episode,)),) = drive([start], [make_env(corridor, options, 6)], connect())
     assert [step.action for step in episode.steps] == ["go east"] * 6
@@ -374,30 +379,33 @@ def test_an_episode_through_a_server(server: Server, connect: Connect) -> None:
     assert (episode.cost.policy_calls, episode.cost.env_steps) == (6, 6)
 
 
+ONE = f"ServerSettings(**{SETTINGS | {'base_url': 'http://127.0.0.1:1/v1'}})"
+
+
 def run_python(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
 
 
 def test_nothing_heavy_is_imported() -> None:
     """Neither the module nor a policy needs a model library, and the module itself not even httpx."""
-    code = """
+    code = f"""
 import sys
 from qlass.policies.server import ServerPolicy, ServerSettings
 print("httpx" in sys.modules)
-ServerPolicy(ServerSettings("http://127.0.0.1:1/v1", "m", 8), str.lower).close()
-print(sorted({"torch", "transformers", "numpy", "pandas", "mlflow"} & set(sys.modules)))
+ServerPolicy({ONE}, str.lower).close()
+print(sorted({{"torch", "transformers", "numpy", "pandas", "mlflow"}} & set(sys.modules)))
 """
     assert run_python(code).splitlines() == ["False", "[]"]
 
 
 def test_without_httpx() -> None:
-    code = """
+    code = f"""
 import sys
 sys.modules["httpx"] = None
 from qlass.errors import DependencyNotInstalled
 from qlass.policies.server import ServerPolicy, ServerSettings
 try:
-    ServerPolicy(ServerSettings("http://127.0.0.1:1/v1", "m", 8), str.lower)
+    ServerPolicy({ONE}, str.lower)
 except DependencyNotInstalled as error:
     print(error)
 """

@@ -16,6 +16,7 @@ from qlass.policies.base import Propose
 from qlass.policies.load import LocalSettings, local_policy, prompt_encoder
 from qlass.policies.server import ServerPolicy, ServerSettings
 from qlass.records import History
+from tests.policies.local_server import SETTINGS
 from tests.ports import closed_port
 
 pytestmark = [
@@ -63,7 +64,8 @@ def states() -> list[History]:
 
 
 def ask(url: str, requests: list[Propose], concurrency: int = 8) -> list[list[str]]:
-    settings = ServerSettings(url, "base", NEW, api="completions", concurrency=concurrency)
+    changes = {"base_url": url, "model": "base", "api": "completions", "timeout_s": 120.0, "max_new_tokens": NEW}
+    settings = ServerSettings(**SETTINGS | changes | {"concurrency": concurrency})
     with closing(ServerPolicy(settings, str, prompt_encoder(MODEL, HOW))) as policy:
         return [[one.text for one in answer.proposals] for answer in policy.propose(requests)]
 

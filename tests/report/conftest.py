@@ -215,7 +215,8 @@ def write_samples(root: Path, tasks: int = 12, seeds: Sequence[int] = (0, 1), tr
         panels=panels,
         trees=root / "explore" / "alfworld" / "trees.jsonl",
         labels=root / "label" / "alfworld" / "labels.parquet",
-        sft_loss=root / "sft" / "alfworld" / "loss.csv",
+        method_notes={"qlass": "M = 4 proposals per step", "best_of_n": "N = 6, picked by the QNet"},
+        policy_loss={name: root / name / "alfworld" / "loss.csv" for name in ("base", "sft")},
         qnet_loss=root / "qnet" / "alfworld" / "loss.csv",
         calibration=root / "qnet" / "alfworld" / "calibration.csv",
         siblings=root / "qnet" / "alfworld" / "siblings.csv",
@@ -225,7 +226,6 @@ def write_samples(root: Path, tasks: int = 12, seeds: Sequence[int] = (0, 1), tr
         out=root / "report",
         envs=(env,),
         facts=(("base model", "models/reader-3m"), ("step limit", "40"), ("temperature", "0.7")),
-        method_notes={"qlass": "M = 4 proposals per step", "best_of_n": "N = 6, picked by the QNet"},
         differences="../../docs/differences.md",
     )
 
@@ -234,6 +234,7 @@ def _write_series(root: Path) -> None:
     """Write the CSV files of the training stages."""
     rng = random.Random(0)
     loss = [(step, step / 60, 3 * 0.985**step + 0.12 + 0.08 * rng.random(), 1e-3, 4000) for step in range(5, 400, 5)]
+    _write_csv(root / "base" / "alfworld" / "loss.csv", ("step", "epoch", "loss", "lr", "tokens"), [])
     _write_csv(root / "sft" / "alfworld" / "loss.csv", ("step", "epoch", "loss", "lr", "tokens"), loss)
     loss = [
         (step, step / 80, 0.11 * 0.99**step + 0.02 + 0.015 * rng.random(), 3e-4, 9000) for step in range(5, 300, 5)

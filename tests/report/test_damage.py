@@ -3,11 +3,13 @@
 import re
 
 import pytest
+from pydantic import TypeAdapter, ValidationError
 
-from qlass.errors import DataError, SettingsError
+from qlass.errors import DataError
 from qlass.jsonl import write_records
 from qlass.records import Episode
 from qlass.report import EnvInputs, ReportInputs, ReportSettings, build_report
+from qlass.validation import problems
 
 QUICK = ReportSettings(bootstrap=50)
 
@@ -65,7 +67,15 @@ def test_episodes_that_cannot_be_averaged_are_refused(samples, tmp_path, units, 
         build_report(ReportInputs(tmp_path / "report", (env,)), QUICK)
 
 
-@pytest.mark.parametrize("settings", [{"bootstrap": 0}, {"confidence": 1.0}, {"confidence": 0.0}])
-def test_settings_out_of_range_are_refused(settings):
-    with pytest.raises(SettingsError):
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"bootstrap": 0}, "bootstrap: found 0, expected a whole number >= 1"),
+        ({"confidence": 1.0}, "confidence: found 1.0, expected a number > 0 and < 1"),
+        ({"confidence": 0.0}, "confidence: found 0.0, expected a number > 0 and < 1"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, message):
+    with pytest.raises(ValidationError) as caught:
         ReportSettings(**settings)
+    assert [str(one) for one in problems(caught.value, TypeAdapter(ReportSettings))] == [message]

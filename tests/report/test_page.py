@@ -77,7 +77,7 @@ def test_text_from_the_environment_is_escaped(samples, tmp_path):
         good,
         outcome=1.0,
         observation=samples.NASTY,
-        steps=(replace(good.steps[0], action="<b>go</b>", thought="a < b & c", observation="\ud800\x00<i>"),),
+        steps=(replace(good.steps[0], action="<b>go</b>", thought="a < b & c", observation="\x00<i>"),),
         candidates=((("<b>go</b>", 0.7), ("</ul><script>1</script>", 0.2)),),
     )
     write_records(path, [nasty], Episode)
@@ -87,7 +87,7 @@ def test_text_from_the_environment_is_escaped(samples, tmp_path):
         label="A & <B>",
         episodes={("qlass", "test_seen"): path, ("sft", "test_seen"): tmp_path / "sft.jsonl"},
     )
-    build_report(replace(inputs, envs=(env,), facts=(("<k>", "\"v'"),)), QUICK)
+    build_report(replace(inputs, envs=(env,), facts=(("<k>", "\"v'\ud800"),)), QUICK)
     html = page(inputs)
     assert html.count("<script") == 1
     assert "<img" not in html
@@ -113,6 +113,37 @@ def test_a_branch_that_was_refused_to_its_end_says_so(samples, tmp_path):
     write_records(inputs.envs[0].trees, [replace(tree, nodes=tuple(ends))], ExplorationTree)
     build_report(inputs, QUICK)
     assert "✗ refused to the end" in page(inputs)
+
+
+def test_the_caption_of_the_qnets_loss_says_what_is_in_it(samples, tmp_path):
+    inputs = samples.write_samples(tmp_path, tasks=1, trees=1)
+    plain, joint = "squared error of Q-values", "squared error of Q-values + 0.3 × cross-entropy of the observations"
+    for env, words in ((inputs.envs[0], plain), (replace(inputs.envs[0], qnet_loss_words=joint), joint)):
+        build_report(replace(inputs, envs=(env,)), QUICK)
+        assert f"QNet: {words}; the thick line is a running mean." in page(inputs)
+        assert ("cross-entropy of the observations" in page(inputs)) == (words == joint)
+
+
+def test_every_policy_that_was_trained_has_its_loss_curve(samples, tmp_path):
+    inputs = samples.write_samples(tmp_path, tasks=1, trees=1)
+    (env,) = inputs.envs
+    curves = {**env.policy_loss, "rft": env.policy_loss["sft"], "ppo": tmp_path / "ppo" / "loss.csv"}
+    build_report(replace(inputs, envs=(replace(env, policy_loss=curves),)), QUICK)
+    html = page(inputs)
+    captions = re.findall(r"(\w+): on assistant tokens; the thick line is a running mean", html)
+    assert captions == ["SFT", "RFT"]  # nothing was trained for the base policy, and the other file is not there
+    assert "PPO loss: loss.csv does not exist" in html
+    assert "Base loss" not in html
+
+
+def test_notes_stand_under_the_names_of_their_rows(samples, tmp_path):
+    inputs = samples.write_samples(tmp_path, tasks=1, trees=1)
+    other = replace(inputs.envs[0], name="corridor", label="Corridor", method_notes={"qlass": "M = 2 here"})
+    build_report(replace(inputs, envs=(*inputs.envs, other)), QUICK)
+    html = page(inputs)
+    assert [html.count(note) for note in ("M = 4 proposals per step", "N = 6, picked by the QNet", "M = 2 here")] == [1, 1, 1]
+    build_report(replace(inputs, envs=(replace(inputs.envs[0], method_notes={}),)), QUICK)
+    assert "M = 4 proposals per step" not in page(inputs)
 
 
 def test_everything_may_be_missing(tmp_path):

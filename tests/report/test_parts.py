@@ -5,6 +5,8 @@ import pytest
 from qlass.errors import DataError
 from qlass.evaluation.bootstrap import Interval
 from qlass.labels.backup import label_tree
+from qlass.methods.base import get_method, method_names
+from qlass.recipes.recipe import get_recipe, recipe_names
 from qlass.records import Cost, Episode, ExplorationTree, Node, Step
 from qlass.report.colour import _luminance, ink_on, q_colour
 from qlass.report.compare import compare
@@ -102,6 +104,14 @@ def test_variants_belong_to_their_family():
 def test_names_of_variants():
     names = [method_name(name) for name in ("qlass", "best_of_n_qnet", "mine")]
     assert names == ["QLASS", "Best-of-N (qnet)", "mine"]
+
+
+def test_names_of_rows_are_the_titles_of_their_files():
+    rows = {name: get_recipe(name).title for name in recipe_names()}
+    rows |= {name: get_method(name).title for name in method_names()}
+    assert {name: method_name(name) for name in rows} == rows
+    assert rows["qlass_adaptive"] == "QLASS (adaptive)"
+    assert [method_name(name) for name in ("gpt_4", "eto")] == ["GPT-4", "ETO"]  # in the paper alone
 
 
 def node(node_id, parent, depth, reward=0.0, end=False):

@@ -81,7 +81,7 @@ class Explorer:
             self.corridor,
             self.specs[case.task],
             case.settings,
-            changes.pop("sampling", Sampling(0.7, case.seed)),
+            Sampling(case.settings.temperature, case.seed, case.settings.candidates),
             changes.pop("expert", self.experts[case.task]),
             **changes,
         )
@@ -332,7 +332,7 @@ def test_equal_draws_are_redrawn_up_to_the_limit(corridor: EnvDefinition, explor
 
 
 def test_greedy_draws_never_repeat_a_path(explorer: Explorer) -> None:
-    tree, _, _ = explorer.grow(a_case(width=3, max_redraws=1), sampling=Sampling(0.0, 0))
+    tree, _, _ = explorer.grow(a_case(width=3, max_redraws=1, temperature=0.0))
     assert tree.narrow > 0
     assert len(label_tree(tree, 0.9)) == len(tree.nodes)
 
@@ -426,7 +426,7 @@ class Chooser:
 
 def test_admissible_candidates(explorer: Explorer) -> None:
     chooser = Chooser()
-    start = explorer.start(a_case(), sampling=Sampling(0.7, 0, "admissible"))
+    start = explorer.start(a_case(candidates="admissible"))
     ((_, tree),) = drive([start], [explorer.env()], chooser)
     assert all(node.step.valid for node in tree.nodes)
     assert len(chooser.seen) > 3
