@@ -1,4 +1,4 @@
-"""How the driver keeps the models busy: `qlass.search.driver` played with and without what `engine` of params.yaml offers.
+"""How the driver keeps the models busy: `qlass.search.driver` played with and without what `inference` of params.yaml offers.
 
 overlap (slow environment)   steps of 20 ms outside this process (a server, a virtual machine), by the clock: the halves of
                              `overlap: true` against one batch whose steps the models wait for
@@ -21,13 +21,13 @@ from benchmarks.rows import Row, cpu_seconds
 from benchmarks.training import LONGEST, MODEL, OPTIONS
 from qlass.envs import get_definition, make_env
 from qlass.envs.core.base import Info, Snapshot, StepResult, TextEnv
+from qlass.methods.base import Assignment
+from qlass.methods.qlass import METHOD, QlassSettings
 from qlass.models.folders import load_model
 from qlass.models.qnet import QNet, save_qnet
 from qlass.policies.load import LocalSettings, local_models
 from qlass.records import TaskSpec
-from qlass.search.branch import Sampling
 from qlass.search.driver import drive
-from qlass.search.methods import q_guided
 
 STEPS = 6
 DELAY_S = 0.02
@@ -89,9 +89,10 @@ class Play:
         """Play every task once, with models that have cached nothing."""
         how = LocalSettings("qlass", LONGEST, 48, "cpu")
         models = local_models(MODEL, self.qnet, how, self.definition.normalise_action)
+        settings = QlassSettings(seeds=(0,), temperature=0.7, proposals=4)
 
         def start(env: TextEnv, spec: TaskSpec) -> Any:
-            return q_guided(env, self.definition, spec, Sampling(0.7, 0), proposals=4, seed=0)
+            return METHOD.routine(Assignment(env, self.definition, spec, "qlass", number=0, seed=0), settings)
 
         starts = [partial(start, spec=spec) for spec in self.specs]
         assert len(list(drive(starts, engines, *models, overlap=overlap))) == len(self.specs)  # noqa: S101

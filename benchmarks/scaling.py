@@ -13,7 +13,6 @@ import resource
 import subprocess
 import sys
 import tempfile
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from tasks.project import paths, settings
 from tasks.stages import explore
 
 ENV = "alfworld"
+POLICY = paths.policy(ENV, settings.SFT)
 TASKS = (5, 10, 20)
 DEPTHS = (2, 4, 6, 8, 10)
 UNCAPPED = 1_000_000
@@ -48,9 +48,9 @@ def measure(tasks: int, depth: int, cap: int) -> list[float]:
     from qlass.records import ExplorationTree
 
     torch.set_num_threads(1)
-    given = settings.load_all()
-    budget = replace(given.explore, depth=depth, max_nodes=cap)
-    models = Models.of(given, ENV, "sft", paths.sft_policy(ENV), None, budget.max_new_tokens)
+    given = settings.load_all().on(ENV)
+    budget = settings.Explore(**given.explore.model_dump() | {"depth": depth, "max_nodes": cap})
+    models = Models.of(given, ENV, settings.SFT, POLICY, None, budget.max_new_tokens)
     work = explore.start(explore.ExploreSetup(EnvSpec.of(ENV, given.envs[ENV]), models, budget, given.base.seed))
     panel = explore.tasks_of(ENV, None)
     work(list(islice(panel, tasks, tasks + 1)))  # loads libraries and the model once, on a task that does not count
@@ -77,10 +77,10 @@ def line(tasks: int, depth: int, cap: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__)
     parser.parse_args()
-    if not paths.sft_policy(ENV).exists():
-        parser.error(f"{paths.sft_policy(ENV)} is not there; run `make run` first")
+    if not POLICY.exists():
+        parser.error(f"{POLICY} is not there; run `make run` first")
     os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    given = settings.load_all().explore
+    given = settings.load_all().on(ENV).explore
     print(f"W={given.width}\n| {' | '.join(HEADER)} |\n|{'---:|' * len(HEADER)}")
     for tasks in TASKS:
         print(line(tasks, given.depth, given.max_nodes), flush=True)

@@ -1,4 +1,4 @@
-"""Training per CPU second: rows and batches of `qlass.qnet` and `qlass.training` against simpler ways to train the same.
+"""Training per CPU second: rows and batches of `qlass.training` against simpler ways to train the same.
 
 qnet_train_vs_per_step   one row per path of a tree against one row per node; every node's loss once, equal gradients
 sft_vs_padded            rows of similar length, logits of supervised tokens alone, bf16 where it pays, against the plain loop:
@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -26,21 +25,22 @@ from qlass.envs.core.base import EnvDefinition, TextEnv
 from qlass.labels import label_tree
 from qlass.models.folders import load_checked_tokenizer, load_model
 from qlass.models.precision import pick_precision
-from qlass.models.qnet import QNet, ValueLoss
+from qlass.models.qnet import QNet
 from qlass.policies.base import Propose, Proposed
 from qlass.prompts import ChatFormat, history_of, load_chat_format
-from qlass.qnet.data import label_values, tree_rows
 from qlass.records import ExplorationTree, Node, Proposal, Trajectory
 from qlass.search.branch import Sampling
 from qlass.search.driver import drive
 from qlass.search.explore import ROOT, ExploreSettings, explore
-from qlass.training.core.backends import make_backend
+from qlass.training.core.backends import Backend, make_backend
 from qlass.training.core.batches import epoch_batches, micro_batches
+from qlass.training.core.collate import collate
 from qlass.training.core.loop import CPU_LIMITS, CUDA_LIMITS
-from qlass.training.core.losses import LanguageLoss
-from qlass.training.core.rows import TrainRow, collate, make_row
+from qlass.training.core.losses import LanguageLoss, ValueLoss
+from qlass.training.core.rows import TrainRow, make_row
 from qlass.training.core.settings import TrainSettings
-from qlass.training.sft import sft_row
+from qlass.training.objectives.sft import sft_row
+from qlass.training.objectives.value import label_values, tree_rows
 from tasks.playing.demonstrate import play
 
 MODEL = Path("models/reader-3m")
@@ -88,8 +88,19 @@ class Data:
         return [sft_row(one, instruction, self.chat, LONGEST) for one in self.trajectories if one.steps]
 
     def _tree(self, env: TextEnv, spec: Any, expert: Trajectory) -> ExplorationTree:
-        budget = ExploreSettings(width=2, depth=3, expert_branch=True, max_redraws=0, max_nodes=120)
-        sampling = Sampling(1.0, 0, "admissible")
+        budget = ExploreSettings(
+            width=2,
+            depth=3,
+            temperature=1.0,
+            rollout_temperature=None,
+            expert_branch=True,
+            max_invalid=None,
+            max_redraws=0,
+            max_nodes=120,
+            max_new_tokens=48,
+            candidates="admissible",
+        )
+        sampling = Sampling(budget.temperature, 0, budget.candidates)
         start = lambda given: explore(given, self.definition, spec, budget, sampling, expert)  # noqa: E731
         ((_, tree),) = drive([start], [env], RandomActions())
         return tree
@@ -215,40 +226,56 @@ def packing(data: Data, batch_size: int = 64) -> Row:
     )
 
 
-def deepspeed_steps(data: Data, settings: TrainSettings, rounds: int) -> Row:
+def step_settings(backend: Literal["deepspeed", "torch"]) -> TrainSettings:
+    """Return how optimizer steps are taken on a backend; what concerns whole runs does not matter here."""
+    return TrainSettings(
+        epochs=1,
+        batch_size=1,
+        lr=1e-4,
+        warmup_ratio=0.0,
+        weight_decay=0.0,
+        adam_beta2=0.999,
+        max_grad_norm=1.0,
+        precision="auto",
+        backend=backend,
+        zero_stage=1,
+        ranks=1,
+        log_every=5,
+        checkpoint_every=50,
+    )
+
+
+def deepspeed_steps(data: Data, rounds: int) -> Row:
     """Compare whole optimizer steps on the two backends."""
+    both = step_settings("deepspeed"), step_settings("torch")
     rows = data.sft_rows()
     tokens = sum(len(row.ids) for row in rows)
-    engines = [
-        make_backend(
-            LanguageLoss(load_model(MODEL), pick_precision("auto", CPU)), replace(settings, backend=backend), CPU
-        )
-        for backend in ("deepspeed", "torch")
+    backends = [
+        make_backend(LanguageLoss(load_model(MODEL), pick_precision("auto", CPU)), settings, CPU) for settings in both
     ]
 
-    def steps(engine: Any) -> None:
+    def steps(backend: Backend) -> None:
         for row in rows:
-            engine.accumulate(collate([row]), float(row.weights.sum()))
-            engine.step(1e-4)
+            backend.accumulate(collate([row]), float(row.weights.sum()))
+            backend.step(1e-4)
 
-    times = [[cpu_seconds(lambda: steps(engine)) for engine in engines] for _ in range(rounds)]  # noqa: B023  (called at once)
+    times = [[cpu_seconds(lambda: steps(backend)) for backend in backends] for _ in range(rounds)]  # noqa: B023  (called at once)
     deepspeed, plain = (min(column) for column in zip(*times, strict=True))
     return Row.of(
         "deepspeed_vs_torch",
         tokens / deepspeed,
         tokens / plain,
         "tokens per CPU second",
-        f"{len(rows)} optimizer steps of one trajectory, ZeRO {settings.zero_stage}, one process",
+        f"{len(rows)} optimizer steps of one trajectory, ZeRO {both[0].zero_stage}, one process",
     )
 
 
 def rows(trees: int = 2, trajectories: int = 24, rounds: int = 3) -> list[Row]:
     """Measure all comparisons."""
     data = Data(trees, trajectories)
-    train = TrainSettings(epochs=1, batch_size=1, lr=1e-4, warmup_ratio=0.0, weight_decay=0.0, max_grad_norm=1.0)
     return [
         qnet_rows(data, rounds),
         sft_passes(data, rounds),
         packing(Data(0, 8 * trajectories)),
-        deepspeed_steps(data, train, rounds),
+        deepspeed_steps(data, rounds),
     ]

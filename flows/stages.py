@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from flows.plan import PlanBusyError, PlannedStage, make_plan
+from flows.plan import PlannedStage, make_plan
+from qlass.errors import Busy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -68,7 +69,7 @@ class CommandBusyError(CommandError):
 
 def is_temporary(_task: Any, _task_run: Any, state: State[Any]) -> bool:
     """Tell Prefect whether to retry. Everything else fails the same way again, after hours."""
-    return isinstance(state.result(raise_on_failure=False), CommandBusyError | PlanBusyError)
+    return isinstance(state.result(raise_on_failure=False), CommandBusyError | Busy)
 
 
 command_task = partial(

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from flows.plan import PlanBusyError, PlanError, after, make_plan
+from flows.plan import after, make_plan
 from flows.project import project_root
 from flows.shell import Commands
+from qlass.errors import Busy, SettingsError
+from tasks.project.dvcfiles import cells
 
 # DVC 3.67 uses a part of pygtrie that pygtrie 2.5 has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
@@ -40,10 +42,12 @@ def test_reasons(project, monkeypatch):
     assert why(project) == {}
 
     project.change("width", 5)
-    assert why(project) == {
-        "explore@corridor": ["params changed: explore.width 2 -> 5"],
-        "report": ["after explore@corridor"],
-    }
+    for folder in ("/", project.root, project.root / "data"):
+        monkeypatch.chdir(folder)
+        assert why(project) == {
+            "explore@corridor": ["params changed: explore.width 2 -> 5"],
+            "report": ["after explore@corridor"],
+        }
     assert why(project, "expert") == {}
     assert list(why(project, "explore")) == ["explore@corridor"]
     assert list(why(project, "expert", "explore@corridor", force=True)) == ["expert@corridor", "explore@corridor"]
@@ -62,6 +66,43 @@ def test_reasons(project, monkeypatch):
     }
 
 
+ALWAYS = """
+stages:
+  env: {cmd: cp installed.txt env.txt, always_changed: true, outs: [env.txt]}
+  made: {cmd: cp env.txt made.txt, deps: [env.txt], params: [other.yaml: [a]], outs: [made.txt]}
+  last: {cmd: cp made.txt last.txt, deps: [made.txt], outs: [last.txt]}
+"""
+
+
+def test_what_runs_always_makes_nothing_else_run(project):
+    (project.root / "dvc.yaml").write_text(ALWAYS)
+    (project.root / "installed.txt").write_text("1")
+    (project.root / "other.yaml").write_text("a: 1")
+    assert why(project) == {
+        "env": ["never ran"],
+        "made": ["never ran", "after env"],
+        "last": ["never ran", "after made"],
+    }
+    project.dvc("repro")
+    assert why(project) == {"env": ["runs always"]}
+    assert [stage.out_of_date for stage in make_plan(project.root)] == [False, False, False]
+    assert [cell.name for cell in cells(project.root) if cell.always] == ["env"]
+
+    (project.root / "installed.txt").write_text("2")
+    assert why(project) == {"env": ["runs always"]}  # nobody can know before it ran
+    project.dvc("repro", "--single-item", "env")
+    assert why(project) == {"env": ["runs always"], "made": ["dep modified: env.txt"], "last": ["after made"]}
+    project.dvc("repro")
+    assert why(project, "env", force=True) == {"env": ["runs always", "forced"]}
+    assert why(project, "env", "last", force=True)["made"] == ["after env"]
+
+    (project.root / "other.yaml").write_text("a: 2")
+    assert why(project, "made")["made"] == ["params changed: other.yaml:a 1 -> 2"]
+    (project.root / "env.txt").unlink()
+    assert why(project, "made")["env"] == ["out missing: env.txt", "runs always"]
+    assert why(project, "made")["made"][-1] == "after env"
+
+
 def real_graph(root: Path, *names: str) -> None:
     """Make a DVC project of the repository's own files of that name."""
     for name in names:
@@ -74,8 +115,8 @@ def test_only_searches_need_the_qnet(tmp_path):
     real_graph(tmp_path, "dvc.yaml", "params.yaml")
     plan = {target: make_plan(tmp_path, [target]) for target in ("evaluate", "search")}
     groups = {target: {stage.name.partition("@")[0] for stage in stages} for target, stages in plan.items()}
-    assert groups["evaluate"] == {"expert", "base", "sft", "evaluate"}
-    assert groups["search"] == {"expert", "base", "sft", "explore", "label", "qnet", "search"}
+    assert groups["evaluate"] == {"env", "expert", "source", "base", "train", "evaluate"}
+    assert groups["search"] == {"env", "expert", "source", "base", "train", "explore", "label", "qnet", "search"}
     searches = [stage for stage in plan["search"] if stage.name.startswith("search@")]
     assert all(any(need.startswith("qnet@") for need in stage.needs) for stage in searches)
 
@@ -84,7 +125,8 @@ def test_pipelines_below_the_root_are_left_alone(tmp_path):
     """DVC joins all dvc.yaml files into one graph: `make flow` once tried to run the pretraining."""
     real_graph(tmp_path, "dvc.yaml", "params.yaml", "pretrain/dvc.yaml", "pretrain/params.yaml")
     groups = {stage.name.partition("@")[0] for stage in make_plan(tmp_path, [])}
-    assert groups == {"expert", "base", "sft", "explore", "label", "qnet", "evaluate", "search", "report"}
+    played = {"explore", "label", "qnet", "evaluate", "search", "report"}
+    assert groups == {"env", "expert", "source", "base", "train", *played}
 
 
 def test_many_reasons_stay_short():
@@ -94,14 +136,26 @@ def test_many_reasons_stay_short():
 
 
 def test_mistakes_name_what_is_allowed(project, tmp_path, monkeypatch):
-    with pytest.raises(PlanError, match=r"no stage explor\. Its stages: base, expert@corridor, explore@corridor"):
+    with pytest.raises(SettingsError, match=r"no stage explor\. Its stages: base, expert@corridor, explore@corridor"):
         make_plan(project.root, ["explor"])
     (project.root / "dvc.yaml").write_text("stages: {a: {cmd: 'echo ${run.nothing}'}}")
-    with pytest.raises(PlanError, match=r"run\.nothing"):
+    with pytest.raises(SettingsError, match=r"run\.nothing"):
+        make_plan(project.root)
+    (project.root / "dvc.yaml").write_text("stages: {a: {cmd: x, outs: [o]}, b: {cmd: x, outs: [o]}}")
+    with pytest.raises(SettingsError, match=r"(?s)output 'o' is specified in:.*correct it in dvc.yaml or params.yaml"):
         make_plan(project.root)
     monkeypatch.setenv("QLASS_ROOT", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="no dvc.yaml and no .dvc in"):
         project_root()
+
+
+def test_a_mistake_ends_the_command_without_a_traceback(project):
+    project.change("envs", "corridor")  # no list; DVC itself ends with "'Value' object is not iterable"
+    command = [sys.executable, "-m", "flows.plan"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (SettingsError.exit_code, "")
+    assert "stages.expert.matrix.env: ${run.envs} is 'corridor'; allowed: a list" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_project_in_use_is_busy(project):
@@ -110,10 +164,12 @@ def test_a_project_in_use_is_busy(project):
     env = {**os.environ, "TOY_HANG": "base"}
     keywords = {"cwd": project.root, "env": env, "on_line": lambda _: None}
     thread = threading.Thread(target=commands.run, args=(dvc,), kwargs=keywords)
-    thread.start()
-    project.hanging()
-    with pytest.raises(PlanBusyError, match="is busy"):
-        make_plan(project.root)
+    with commands.ended_on_error():
+        thread.start()
+        project.hanging()
+        with pytest.raises(Busy, match="is busy"):
+            make_plan(project.root)
+        assert len(make_plan(project.root, ["expert"])) == 1  # only what is selected is asked
     commands.end_all()
     thread.join()
     assert [stage.name for stage in make_plan(project.root, ["base"])] == ["base"]

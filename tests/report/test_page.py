@@ -132,7 +132,7 @@ def test_every_policy_that_was_trained_has_its_loss_curve(samples, tmp_path):
     html = page(inputs)
     captions = re.findall(r"(\w+): on assistant tokens; the thick line is a running mean", html)
     assert captions == ["SFT", "RFT"]  # nothing was trained for the base policy, and the other file is not there
-    assert "PPO loss: loss.csv does not exist" in html
+    assert re.search(r"PPO loss: [^<]*/ppo/loss\.csv does not exist", html)
     assert "Base loss" not in html
 
 
@@ -141,7 +141,11 @@ def test_notes_stand_under_the_names_of_their_rows(samples, tmp_path):
     other = replace(inputs.envs[0], name="corridor", label="Corridor", method_notes={"qlass": "M = 2 here"})
     build_report(replace(inputs, envs=(*inputs.envs, other)), QUICK)
     html = page(inputs)
-    assert [html.count(note) for note in ("M = 4 proposals per step", "N = 6, picked by the QNet", "M = 2 here")] == [1, 1, 1]
+    assert [html.count(note) for note in ("M = 4 proposals per step", "N = 6, picked by the QNet", "M = 2 here")] == [
+        1,
+        1,
+        1,
+    ]
     build_report(replace(inputs, envs=(replace(inputs.envs[0], method_notes={}),)), QUICK)
     assert "M = 4 proposals per step" not in page(inputs)
 
