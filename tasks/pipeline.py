@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from qlass import processes
 from qlass.errors import QlassError
 from tasks import register
 from tasks.experiments import tracking
@@ -24,9 +22,6 @@ from tasks.project.settings import load_all
 from tasks.running import runner
 
 logger = logging.getLogger(__name__)
-
-GRACE_S = 15
-"""Seconds that stages have to close their MLflow run after SIGTERM."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,18 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def repro(arguments: Sequence[str]) -> int:
-    """Run `dvc repro`; end it with all its stages when this process is ended."""
-    # In a session of its own, since a signal to dvc alone would leave the stage running.
-    with subprocess.Popen([sys.executable, "-m", "dvc", "repro", *arguments], start_new_session=True) as process:
-        try:
-            return process.wait()
-        finally:
-            for number in (signal.SIGTERM, signal.SIGKILL):
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, number)
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(GRACE_S)
-                    break
+    """Run `dvc repro`; it ends with all its stages when this process ends, in whatever way."""
+    return processes.run([sys.executable, "-m", "dvc", "repro", *arguments])
 
 
 def summary(root: Path, rows: Sequence[Mapping[str, Any]], *, results: bool = True) -> str:

@@ -7,12 +7,10 @@ and the result is their concatenation in order. Workers are processes of this ma
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import multiprocessing
 import os
 import signal
-import sys
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +20,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, cast
 
+from qlass import processes
 from qlass.errors import QlassError
 from qlass.jsonl import iter_records, write_records
 from tasks.project.settings import Base
@@ -255,7 +254,7 @@ class _Processes(Pool):
 def _work(pipe: Connection, plan: Plan, parent: int) -> None:
     """Main of a worker process: shards in, files out; None or the error goes back."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-    _die_with(parent)
+    processes.die_with_parent(parent)
     try:
         run = plan.start(plan.setup)
         while True:
@@ -275,11 +274,3 @@ def portable(error: Exception) -> Exception:
     found.add_note(f"in a worker process:\n{text}")
     found.__cause__ = found.__context__ = None
     return found
-
-
-def _die_with(parent: int) -> None:
-    """Ask Linux to kill this process when its parent dies, also by SIGKILL; elsewhere it ends after its shard."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:
-            os._exit(1)

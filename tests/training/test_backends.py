@@ -97,24 +97,30 @@ def test_what_a_rank_raises_arrives(policy: Path, tmp_path: Path) -> None:
 SCRIPT = """
 import sys
 from pathlib import Path
+from qlass.recipes import sft
 from tests.training import tiny
-tiny.make_sft(Path(sys.argv[1]), Path(sys.argv[2]), "out", epochs=10000, batch_size=2, lr=1e-3, backend="deepspeed", ranks=2, log_every=1)
+policy, work = map(Path, sys.argv[1:])
+changes = {"epochs": 10000, "batch_size": 2, "lr": 1e-3, "backend": "deepspeed", "ranks": 2, "log_every": 1}
+sft.make(tiny.ingredients(policy, work.parent, work_dir=work), tiny.sft_recipe(**changes))
 """
 
 
 @pytest.mark.slow
-def test_no_rank_outlives_its_stage(policy: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("killed", ["stage", "supervisor", "launcher", "rank"])
+def test_no_rank_outlives_what_it_belongs_to(policy: Path, tmp_path: Path, killed: str) -> None:
     root = Path(qlass.__path__[0]).parent
-    work = tmp_path / "work-out"
+    work = tmp_path / "work"
     stage = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(policy), str(tmp_path)],
+        [sys.executable, "-c", SCRIPT, str(policy), str(work)],
         env={**os.environ, "PYTHONPATH": str(root)}, cwd=root,
     )  # fmt: skip
     log = work / "ranks.log"
     _wait(lambda: log.exists() and "step=2/" in log.read_text())
-    stage.send_signal(signal.SIGKILL)
-    stage.wait()
-    _wait(lambda: not _processes_of(work))
+    started = _processes_of(work)
+    assert sorted(started.values()) == ["launcher", "rank", "rank", "stage", "supervisor"]
+    os.kill(next(pid for pid, name in started.items() if name == killed), signal.SIGKILL)
+    _wait(lambda: not _processes_of(work).keys() - {stage.pid}, 60.0)
+    assert stage.wait(60) != 0
     assert json.loads((work / "job.json").read_text())["job"]["settings"]["ranks"] == 2
 
 
@@ -125,13 +131,15 @@ def _wait(condition, seconds: float = 240.0) -> None:
         time.sleep(0.2)
 
 
-def _processes_of(work: Path) -> list[str]:
-    """Processes, other than zombies, that have the work folder on their command line."""
-    found = []
+def _processes_of(work: Path) -> dict[int, str]:
+    """Processes, other than zombies, that have the work folder on their command line, and what they are."""
+    marks = {"processes.py": "supervisor", "torch.distributed.run": "launcher", "qlass.training.core.worker": "rank"}
+    found = {}
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            if str(work).encode() in entry.read_bytes():
-                found.append(entry.parent.name)
+            command = entry.read_text()
         except OSError:
             continue
+        if str(work) in command:
+            found[int(entry.parent.name)] = next((name for mark, name in marks.items() if mark in command), "stage")
     return found

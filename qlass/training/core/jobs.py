@@ -6,21 +6,18 @@ import hashlib
 import json
 import logging
 import os
-import signal
-import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import IO, Any, Generic, Literal, TypeVar, cast
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import qlass
-from qlass import errors
+from qlass import errors, processes
 from qlass.errors import ModelMismatch, QlassError
 from qlass.jsonl import read_json, replacing, write_json
 from qlass.models.precision import pick_device, pick_precision
@@ -35,6 +32,9 @@ from qlass.training.objectives.base import get_objective
 LOG = logging.getLogger(__name__)
 
 S = TypeVar("S", bound=TrainSettings)
+
+GRACE_S = 2.0
+"""Seconds from SIGTERM to SIGKILL of ranks: they have nothing to close, and the stage, which waits, has 15 itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +174,7 @@ def _fingerprint(job: TrainJob[Any], rows: Sequence[TrainRow]) -> str:
 
 
 def _launch(ranks: int, work_dir: Path) -> None:
-    """Start one process per rank in a session of their own, wait, and leave none behind.
+    """Run one process per rank, and leave none behind.
 
     Raises:
         QlassError: what a rank raised, or that the ranks failed and where their log is.
@@ -185,27 +185,15 @@ def _launch(ranks: int, work_dir: Path) -> None:
     command += ["-m", "qlass.training.core.worker", str(work_dir)]
     source = str(Path(qlass.__path__[0]).parent)
     search = os.pathsep.join(filter(None, (source, os.environ.get("PYTHONPATH"))))
-    environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": search, "QLASS_STAGE_PID": str(os.getpid())}
+    environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": search}
     log_path = work_dir / "ranks.log"
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=environment,
-        start_new_session=True,
-        text=True,
-        errors="replace",
-    )
-    with process, log_path.open("w", encoding="utf-8") as log:
-        try:
-            for line in cast("IO[str]", process.stdout):
-                log.write(line)
-                LOG.info("%s", line.rstrip())
-            code = process.wait()
-        finally:
-            # After any end, also an interrupt: the launcher alone would leave its ranks running.
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+    with log_path.open("w", encoding="utf-8", buffering=1) as log:  # each line at once: a killed stage keeps them
+
+        def keep(line: str) -> None:
+            log.write(f"{line}\n")
+            LOG.info("%s", line)
+
+        code = processes.run(command, env=environment, on_line=keep, grace_s=GRACE_S)
     if code:
         raise _failure(work_dir, log_path, code)
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import threading
-import time
 from pathlib import Path
 
 import torch
 
+from qlass import processes
 from qlass.errors import QlassError
 from qlass.jsonl import write_json
 from qlass.training.core.jobs import execute, read_job
@@ -19,7 +18,8 @@ from qlass.training.core.jobs import execute, read_job
 def main(work_dir: Path) -> int:
     """Run this rank's share of the job in a work folder; return the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
-    threading.Thread(target=_end_with_parents, daemon=True).start()
+    # The supervisor of a launcher that dies ends its ranks. This is for the day when somebody kills the supervisor.
+    processes.die_with_parent(os.getppid())
     try:
         job, rows, fingerprint = read_job(work_dir)
         execute(job, rows, work_dir, fingerprint)
@@ -31,20 +31,6 @@ def main(work_dir: Path) -> int:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
     return 0
-
-
-def _end_with_parents() -> None:
-    """End this process when the launcher or the stage that started it is gone: killing either leaves ranks behind."""
-    launcher, stage = os.getppid(), int(os.environ.get("QLASS_STAGE_PID", "0"))
-    while True:
-        time.sleep(1.0)
-        try:
-            if stage:
-                os.kill(stage, 0)
-        except ProcessLookupError:
-            os._exit(1)
-        if os.getppid() != launcher:
-            os._exit(1)
 
 
 if __name__ == "__main__":
