@@ -1,7 +1,8 @@
 """Evaluate the registered champion of an environment on its dev panel: `python -m tasks.evaluate_champion ENV`.
 
-A check that what is registered still works, and the number with which champions of different panels are compared. It is
-no stage: it writes no output, only an MLflow run with metrics and traces. An interrupted evaluation goes on.
+A check that what is registered still works; what it measures is kept with the version, and the next one is compared
+with that. It is no stage: it writes no output, only an MLflow run with metrics and traces. An interrupted evaluation
+goes on.
 """
 
 from __future__ import annotations
@@ -12,15 +13,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from qlass.envs.core.panels import load_panel
 from qlass.errors import DataError, QlassError
 from tasks.experiments import tracking
 from tasks.experiments.registry import Registry
-from tasks.playing.episodes import measure, play_all, searching
-from tasks.playing.rollouts import EnvSpec
+from tasks.playing.dev import METHOD, Dev
+from tasks.playing.episodes import measure
 from tasks.project import paths, settings
 from tasks.running import resume, runner
-from tasks.running.shards import Crew
 
 logger = logging.getLogger(__name__)
 
@@ -29,29 +28,27 @@ def evaluate_champion(env: str, given: settings.Settings, root: Path) -> dict[st
     """Return the metrics of the champion with method qlass, and log them in a run.
 
     Raises:
-        DataError: there is no champion, or the panel is missing.
+        DataError: there is no champion, or no dev panel.
         StorageError: MLflow failed.
     """
     registry = Registry(f"qlass-{env}", given.tracking.experiment, root)
     champion = registry.champion()
     if champion is None:
         raise DataError(f"{registry.name}: no version has the alias champion; run `python -m tasks.register {env}`")
-    panel = load_panel(root / paths.panel(env, "dev"))
-    key = {
-        "run": champion.run_id,
-        "panel": panel.sha256,
-        "settings": repr((given.base, given.inference, given.evaluate, given.methods["qlass"], given.envs[env])),
-    }
+    dev = Dev.of(env, given, root)
+    if dev is None:
+        raise DataError(
+            f"{paths.panel(env, 'dev')}: no such panel; {env} has no split dev, so there is nothing to play"
+        )
     tags = {"kind": "champion", "env": env, "split": "dev", "model": champion.name, "version": champion.version}
     tracker = tracking.open_run(f"champion {env}", given.tracking.experiment, tags=tags, root=root)
     status: tracking.Status = "FAILED"
     try:
+        key = {"run": champion.run_id, **dev.conditions}
         with resume.work_folder("evaluate_champion", key, root / paths.WORK) as folder:
-            model = registry.champion_files(folder)
-            setup = searching(given, EnvSpec.of(env, given.envs[env]), "qlass", model / "policy", model / "qnet")
-            size, crew = given.evaluate.shard_size, Crew.of(given.base)
-            episodes = play_all(setup, panel.tasks, folder, shard_size=size, crew=crew)
-        metrics = measure("qlass", episodes)
+            episodes = dev.play(registry.files(champion, folder), folder, champion.tags)
+            registry.keep_success(champion, dev.measured(episodes))
+        metrics = measure(METHOD, episodes)
         tracker.metrics(metrics)
         tracker.episodes(episodes, given.tracking.max_traces)
         status = "FINISHED"

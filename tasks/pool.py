@@ -27,7 +27,7 @@ from qlass.report.headline import signed, span
 from qlass.report.paper import method_name, method_order
 from qlass.report.results import BASELINE
 from tasks.project import paths, settings
-from tasks.repetitions import projects_by_seed
+from tasks.project.repetitions import projects_by_seed
 from tasks.running import runner
 
 Scores = dict[str, dict[str, float]]

@@ -1,36 +1,34 @@
 """Register policy and QNet of an environment as one model with a card: `python -m tasks.register [ENV ...]`.
 
-The model `qlass-<env>` is a plain folder (policy/, qnet/, card.md, success.json). The first version is the champion; a
-later one takes its place when it beats the champion on the same tasks, else it is the challenger. Outputs that are
-registered already are left alone, so this may run as often as one likes. Unlike tracking it is strict.
+The model `qlass-<env>` is a plain folder (policy/, qnet/, card.md). The first version is the champion. A later one plays
+the dev panel, takes its place when it beats the champion there, and is the challenger otherwise. The test panels choose
+nothing: their results are on the card. A model that is registered already is left alone, so this may run as often as
+one likes. Unlike tracking it is strict, and what was interrupted goes on.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import logging
 import shutil
 import sys
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from qlass.envs import get_definition
-from qlass.envs.core.panels import load_panel
 from qlass.errors import DataError, QlassError
-from qlass.evaluation import mean_by_task, metrics, paired_bootstrap
-from qlass.jsonl import iter_records, read_json, write_json
-from qlass.records import Episode
-from qlass.seeds import derive_seed
+from qlass.jsonl import read_json, write_json
 from tasks.experiments import card
+from tasks.experiments.contest import judge
 from tasks.experiments.registry import Registry, Version
+from tasks.playing.dev import METHOD, Dev
 from tasks.project import dvcfiles, paths
 from tasks.project.settings import SFT, Settings, load_all
-from tasks.running import runner
+from tasks.running import resume, runner
 
 logger = logging.getLogger(__name__)
+
+MODEL = ("dvc.policy_md5", "dvc.qnet_md5")
+"""Tags by which a model is known again; the other hashes say what its card was made from."""
 
 
 def register(env: str, settings: Settings, root: Path) -> Version:
@@ -44,26 +42,36 @@ def register(env: str, settings: Settings, root: Path) -> Version:
     Raises:
         DataError: `dvc.lock` lacks an output; there is nothing complete to register.
         StorageError: MLflow failed.
+        QlassError: the champion or the new model could not be played.
     """
     hashes = _hashes(env, root)
     registry = Registry(f"qlass-{env}", settings.tracking.experiment, root)
-    known = registry.find(hashes)
+    known = registry.find({name: hashes[name] for name in MODEL})
     if known is not None:
         logger.info("register=%s version=%s alias=%s new=0", known.name, known.version, known.alias)
         return known
-    success = _success(env, settings, root)
-    with tempfile.TemporaryDirectory() as temporary:
-        old = registry.champion_files(Path(temporary), "success.json") if registry.champion() else None
-        alias, reason = _alias(success, old, settings)
-        folder = Path(temporary) / "new"
-        _copy_policy(root / paths.policy(env, SFT), folder)
-        shutil.copytree(root / paths.qnet(env), folder / "qnet")
-        write_json(folder / "success.json", success)
-        (folder / "card.md").write_text(card.text(env, settings, hashes, reason, root), encoding="utf-8")
-        tags = {**hashes, **card.lineage(settings, root), "comparison": reason}
-        version = registry.add(folder, alias, tags, (folder / "card.md").read_text(encoding="utf-8"))
-    logger.info("register=%s version=%s alias=%s new=1 reason=%r", version.name, version.version, alias, reason)
+    champion = registry.champion()
+    dev = Dev.of(env, settings, root) if champion else None
+    key = {**hashes, "champion": champion and champion.run_id, "dev": dev and dev.conditions}
+    with resume.work_folder("register", key, root / paths.WORK) as folder:
+        model = _copy_models(env, root, folder / "model")
+        verdict = judge(env, model, registry, champion, dev, folder)
+        text = card.text(env, settings, hashes, f"{verdict.alias} ({verdict.reason})", root)
+        (model / "card.md").write_text(text, encoding="utf-8")
+        tags = {**hashes, **card.lineage(settings, root), "comparison": verdict.reason}
+        version = registry.add(model, verdict.alias, tags, text, verdict.success)
+    logger.info(
+        "register=%s version=%s alias=%s new=1 reason=%r", version.name, version.version, version.alias, verdict.reason
+    )
     return version
+
+
+def _copy_models(env: str, root: Path, folder: Path) -> Path:
+    """Copy policy and QNet into a folder, which is emptied before; return it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    _copy_policy(root / paths.policy(env, SFT), folder)
+    shutil.copytree(root / paths.qnet(env), folder / "qnet")
+    return folder
 
 
 def _copy_policy(policy: Path, folder: Path) -> None:
@@ -81,45 +89,13 @@ def _hashes(env: str, root: Path) -> dict[str, str]:
     """Return the DVC hashes that say which outputs these are, as tags."""
     recorded = dvcfiles.output_hashes(root)
     parts = {"dvc.policy_md5": paths.policy(env, SFT), "dvc.qnet_md5": paths.qnet(env)}
-    parts["dvc.episodes_md5"] = paths.episodes(env, "qlass", "").parent
+    parts["dvc.episodes_md5"] = paths.episodes(env, METHOD, "").parent
     missing = [str(path) for path in parts.values() if str(path) not in recorded]
     if missing:
         raise DataError(
             f"{paths.DVC_LOCK}: no hash of {', '.join(missing)}; run `dvc repro` with qlass in run.searches"
         )
     return {name: recorded[str(path)] for name, path in parts.items()}
-
-
-def _success(env: str, settings: Settings, root: Path) -> dict[str, Any]:
-    """Return success per task (mean over seeds) of all splits together, and the panels it was measured on."""
-    panels = {
-        split: load_panel(root / paths.panel(env, split)).sha256
-        for split in settings.evaluate.of(get_definition(env).splits)
-    }
-    files = [root / paths.episodes(env, "qlass", split) for split in settings.evaluate.of(get_definition(env).splits)]
-    episodes = itertools.chain.from_iterable(iter_records(file, Episode) for file in files)
-    return {"panels": panels, "success": mean_by_task(episodes, metrics.success)}
-
-
-def _alias(new: Mapping[str, Any], champion: Path | None, settings: Settings) -> tuple[str, str]:
-    """Return the alias of a new version and the reason."""
-    if champion is None:
-        return "champion", "first version"
-    old = read_json(champion)
-    if old["panels"] != new["panels"]:
-        return "challenger", "the champion was measured on other panels; see `python -m tasks.evaluate_champion`"
-    gain = paired_bootstrap(
-        new["success"],
-        old["success"],
-        resamples=settings.report.bootstrap,
-        confidence=settings.report.confidence,
-        seed=derive_seed(settings.base.seed, "register"),
-    )
-    reason = (
-        f"success {100 * gain.mean:+.1f} against the champion, "
-        f"interval over {gain.over} {100 * gain.low:+.1f} to {100 * gain.high:+.1f}"
-    )
-    return ("champion" if gain.low > 0 else "challenger"), reason
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -71,10 +71,10 @@ class ReportInputs:
         out: folder that receives index.html, summary.json, results.csv, results.md and plots/.
         envs: the environments, in page order.
         facts: what was run, as (name, value) rows under the title, for example ("base model", "models/reader-3m").
-        differences: address of the page about differences from the paper; empty for no link.
+        differences: the file about differences from the paper; the page names it and links to it; None for neither.
     """
 
     out: Path
     envs: tuple[EnvInputs, ...]
     facts: tuple[tuple[str, str], ...] = ()
-    differences: str = ""
+    differences: Path | None = None

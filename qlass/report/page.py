@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -67,6 +69,7 @@ def _environment() -> Environment:
         extensions=["jinja2.ext.do"],
     )
     environment.filters.update(
+        from_folder=_from_folder,
         one=lambda value: f"{value:.1f}",
         count=lambda value: f"{value:,.0f}",
         q=lambda value: f"{value:.2f}",
@@ -87,6 +90,11 @@ def _environment() -> Environment:
         Q_SCALE=Markup(scale),
     )
     return environment
+
+
+def _from_folder(path: Path, folder: Path) -> str:
+    """Return the address of a file as a page in `folder` writes it."""
+    return quote(Path(os.path.relpath(path, folder)).as_posix())
 
 
 def _value(value: object) -> str:

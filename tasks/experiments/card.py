@@ -10,15 +10,17 @@ from qlass.envs import get_definition
 from qlass.jsonl import read_json
 from qlass.methods.base import get_method
 from tasks.experiments.identity import identities
+from tasks.playing.dev import training_tags
 from tasks.project import paths
 from tasks.project.settings import Settings
 
 
 def lineage(settings: Settings, root: Path) -> dict[str, str]:
-    """Return the origin of the base policy, as tags."""
+    """Return the origin of the base policy and how conversations become its tokens, as tags."""
     pointer = root / paths.BASE_POLICY / "pointer.json"
     found: dict[str, Any] = read_json(pointer) if pointer.exists() else {"source": settings.base.source}
-    return {f"base.{name}": str(value) for name, value in found.items() if value is not None}
+    origin = {f"base.{name}": str(value) for name, value in found.items() if value is not None}
+    return {**origin, **training_tags(settings)}
 
 
 def text(env: str, settings: Settings, hashes: Mapping[str, str], reason: str, root: Path) -> str:
@@ -28,7 +30,7 @@ def text(env: str, settings: Settings, hashes: Mapping[str, str], reason: str, r
         env: the environment.
         settings: params.yaml.
         hashes: names of outputs and their DVC hashes.
-        reason: why the version has its alias.
+        reason: the alias of the version, and why it has it.
         root: the repository.
     """
     rows = ["| split | tasks | mean reward | success rate | tokens per episode |", "|---|---|---|---|---|"]

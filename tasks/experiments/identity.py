@@ -2,13 +2,19 @@
 
 Outputs of stages never contain any of them. The MLflow run is the one that carries the tags; the hash of `dvc.lock` is
 known when DVC has recorded the stage, so `tasks.pipeline` (or the flow) adds it afterwards.
+
+Beside them a run names the process that writes it, by which a later process knows whether it is still written.
 """
 
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
+
+import psutil
 
 FLOW_RUN = "QLASS_FLOW_RUN_ID"
 """Variable in which the flow gives its Prefect flow run id to the stages."""
@@ -27,6 +33,38 @@ def identities(root: Path) -> dict[str, str]:
         changes = _git(root, "status", "--porcelain", "--", ".", ":!dvc.lock", ":!data", ":!runs")
         tags["git.dirty"] = "false" if changes == "" else "true"
     return {name: value for name, value in tags.items() if value}
+
+
+def process_tags(root: Path) -> dict[str, str]:
+    """Return tags that name this process: its checkout, its machine, and which of that machine's processes it is."""
+    return {"root": str(root), **_machine(), "process": _name(psutil.Process())}
+
+
+def is_dead(tags: Mapping[str, str], root: Path) -> bool:
+    """Say whether `process_tags` named a process of this checkout and this machine that has ended.
+
+    What another checkout or another machine runs, or what no process is named for, may live: this is False then.
+    """
+    known = {"root": str(root), **_machine()}
+    if "process" not in tags or any(tags.get(name) != value for name, value in known.items()):
+        return False
+    try:
+        process = psutil.Process(int(tags["process"].partition(" ")[0]))
+        # An orphan whose new parent does not wait for it (a container without an init) stays a zombie.
+        return process.status() == psutil.STATUS_ZOMBIE or _name(process) != tags["process"]
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _machine() -> dict[str, str]:
+    """Return tags within which a process id means one process: containers can share the name of a host, not this."""
+    namespace = Path("/proc/self/ns/pid")
+    return {"host": socket.gethostname(), "pid_namespace": str(namespace.readlink()) if namespace.exists() else "none"}
+
+
+def _name(process: psutil.Process) -> str:
+    """Return id and start of a process: ids are used again. The start counts from boot, as clocks may be set."""
+    return f"{process.pid} {process.create_time() - psutil.boot_time():.2f}"
 
 
 def _git(root: Path, *arguments: str) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +38,16 @@ def pointed_run(pointer: Path) -> str | None:
 
 
 def result_metrics(root: Path) -> dict[str, Any]:
-    """Return the evaluation metrics under names that are equal in every run: eval/<env>/<row>-<split>/<metric>."""
-    found = sorted((root / paths.DATA / "evaluate").glob("*/*/metrics.json"))
+    """Return the evaluation metrics under names that are equal in every run: eval/<env>/<row>-<split>/<metric>.
+
+    Only those that a cell of `dvc.yaml` writes: DVC leaves the files of cells that are no longer there.
+    """
+    evaluated = paths.DATA / "evaluate"
+    outs = [Path(out) for cell in dvcfiles.cells(root) for out in cell.outs]
+    found = [path for path in outs if path.is_relative_to(evaluated) and path.name == "metrics.json"]
     return {
-        f"eval/{path.parts[-3]}/{path.parts[-2]}-{split}": metrics
+        f"eval/{path.parent.relative_to(evaluated).as_posix()}-{split}": metrics
         for path in found
-        for split, metrics in json.loads(path.read_text()).items()
+        if (root / path).exists()
+        for split, metrics in read_json(root / path).items()
     }

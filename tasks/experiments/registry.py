@@ -3,23 +3,40 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qlass.errors import StorageError
+from qlass.errors import QlassError, StorageError
+from qlass.jsonl import read_json
 from tasks.experiments import tracking
+
+logger = logging.getLogger(__name__)
+
+SUCCESS = "success.json"
+"""What `tasks.dev` measured of a version: an artifact of its run, beside the model, since it can be measured again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A version of a registered model; `alias` is champion, challenger, or empty where a later one took it."""
+    """A version of a registered model.
+
+    Attributes:
+        name: of the model.
+        version: its number.
+        alias: champion, challenger, or empty where a later one took it.
+        run_id: the MLflow run that registered it and holds its files.
+        tags: where it comes from, as `Registry.add` was told.
+    """
 
     name: str
     version: str
     alias: str
     run_id: str
+    tags: Mapping[str, str]
 
 
 class Registry:
@@ -28,68 +45,106 @@ class Registry:
     def __init__(self, name: str, experiment: str, root: Path) -> None:
         """Connect, and create the registered model where it is new."""
         self.name, self._experiment, self._root = name, experiment, root
-        with self._strict():
+        with self._strict("register"):
             self._client = tracking.connect(root)
             if not self._client.search_registered_models(f"name = '{name}'"):
                 self._client.create_registered_model(name)
 
     def find(self, tags: Mapping[str, str]) -> Version | None:
-        """Return the version with all these tags."""
-        with self._strict():
+        """Return the version with all these tags. One whose run did not finish was killed half-made, and is none."""
+        with self._strict("read"):
             for found in self._client.search_model_versions(f"name = '{self.name}'"):
-                if tags.items() <= found.tags.items() and found.status == "READY":
+                if tags.items() <= found.tags.items() and self._finished(str(found.run_id)):
                     return self._version(found)
         return None
 
     def champion(self) -> Version | None:
         """Return the version that has the alias `champion`."""
-        with self._strict():
+        with self._strict("read"):
             version = self._client.get_registered_model(self.name).aliases.get("champion")
             return self._version(self._client.get_model_version(self.name, version)) if version else None
 
-    def champion_files(self, folder: Path, name: str = "") -> Path:
-        """Fetch a file of the champion, or all of it, into a folder; return its path.
+    def files(self, version: Version, folder: Path) -> Path:
+        """Fetch the files of a version into a folder; return the path of the model folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with self._strict("read"):
+            return Path(self._client.download_artifacts(version.run_id, "model", str(folder)))
+
+    def success(self, version: Version) -> dict[str, Any] | None:
+        """Return what was last measured of a version on a dev panel, None where nothing was."""
+        with self._strict("read"), tempfile.TemporaryDirectory() as folder:
+            if SUCCESS not in {item.path for item in self._client.list_artifacts(version.run_id)}:
+                return None
+            return dict(read_json(Path(self._client.download_artifacts(version.run_id, SUCCESS, folder))))
+
+    def keep_success(self, version: Version, success: Mapping[str, Any]) -> None:
+        """Keep what was measured of a version on a dev panel, instead of what was before."""
+        with self._strict("write to"):
+            self._client.log_dict(version.run_id, dict(success), SUCCESS)
+
+    def add(
+        self, folder: Path, alias: str, tags: Mapping[str, str], description: str, success: Mapping[str, Any] | None
+    ) -> Version:
+        """Upload a folder in a run of its own, make it a version and give it the alias.
+
+        Args:
+            folder: the model.
+            alias: champion or challenger; the version that has it loses it.
+            tags: where it comes from.
+            description: its card.
+            success: what was measured of it on the dev panel; None for nothing.
 
         Raises:
-            StorageError: there is no champion, or MLflow failed.
+            StorageError: MLflow failed. The run says FAILED, no version is left, and all aliases are where they were.
         """
-        champion = self.champion()
-        if champion is None:
-            raise StorageError(f"{self.name}: no version has the alias champion")
-        with self._strict():
-            inside = f"model/{name}".rstrip("/")
-            return Path(self._client.download_artifacts(champion.run_id, inside, str(folder)))
+        with self._strict("register"):
+            run_tags = {"kind": "register", **tags}
+            tracker = tracking.create_run(f"register {self.name}", self._experiment, tags=run_tags, root=self._root)
+            run_id, version = str(tracker.run_id), None
+            try:
+                self._client.log_artifacts(run_id, str(folder), "model")
+                if success is not None:
+                    self._client.log_dict(run_id, dict(success), SUCCESS)
+                source = f"{self._client.get_run(run_id).info.artifact_uri}/model"
+                made = self._client.create_model_version(
+                    self.name, source, run_id, tags=dict(tags), description=description
+                )
+                version = str(made.version)
+                self._client.set_registered_model_alias(self.name, alias, version)
+            except BaseException as error:  # also the signal of a scheduler
+                self._withdraw(version)
+                tracker.finish("FAILED" if isinstance(error, Exception) else "KILLED")
+                raise
+            tracker.finish()  # only now does `find` know the version
+            return Version(self.name, version, alias, run_id, dict(tags))
 
-    def add(self, folder: Path, alias: str, tags: Mapping[str, str], description: str) -> Version:
-        """Upload a folder in a run of its own, make it a version and give it the alias."""
-        tracker = tracking.open_run(
-            f"register {self.name}", self._experiment, tags={"kind": "register", **tags}, root=self._root
-        )
-        with self._strict():
-            run = self._client.get_run(str(tracker.run_id))
-            self._client.log_artifacts(run.info.run_id, str(folder), "model")
-            source = f"{run.info.artifact_uri}/model"
-            made = self._client.create_model_version(
-                self.name, source, run.info.run_id, tags=dict(tags), description=description
-            )
-            self._client.set_registered_model_alias(self.name, alias, made.version)
-            tracker.finish()
-            return Version(self.name, str(made.version), alias, str(run.info.run_id))
+    def _finished(self, run_id: str) -> bool:
+        """Say whether a run has come to its end."""
+        return bool(self._client.get_run(run_id).info.status == "FINISHED")
+
+    def _withdraw(self, version: str | None) -> None:
+        """Delete a version that was made only half; where even that fails, `find` passes over it."""
+        if version is None:
+            return
+        try:
+            self._client.delete_model_version(self.name, version)
+        except Exception as error:  # noqa: BLE001  the first error is raised, and says what to do
+            logger.warning("register=%s version=%s delete=failed error=%r", self.name, version, error)
 
     def _version(self, found: Any) -> Version:
         """Return MLflow's version as ours; the search results do not carry aliases."""
         aliases = self._client.get_model_version(self.name, found.version).aliases
-        return Version(self.name, str(found.version), next(iter(aliases), ""), str(found.run_id))
+        return Version(self.name, str(found.version), next(iter(aliases), ""), str(found.run_id), dict(found.tags))
 
     @contextlib.contextmanager
-    def _strict(self) -> Iterator[None]:
-        """Turn what MLflow raises into a StorageError."""
+    def _strict(self, verb: str) -> Iterator[None]:
+        """Turn what MLflow raises into a StorageError; `verb` is what it was to do with the model."""
         try:
             yield
-        except StorageError:
+        except QlassError:
             raise
         except Exception as error:
             raise StorageError(
-                f"MLflow at {tracking.tracking_uri(self._root)} cannot register {self.name}: {error}; the outputs in data/ are "
-                "complete, run `python -m tasks.register` when it works again"
+                f"MLflow at {tracking.tracking_uri(self._root)} cannot {verb} {self.name}: {error}; the outputs in data/ "
+                "are complete, and no version of the model has changed: run `python -m tasks.register` when it works again"
             ) from error

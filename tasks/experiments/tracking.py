@@ -12,7 +12,6 @@ import fcntl
 import json
 import logging
 import os
-import socket
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec
 
 from qlass.jsonl import write_json
-from tasks.experiments.identity import identities
+from tasks.experiments.identity import identities, is_dead, process_tags
 from tasks.project import paths, variables
 
 if TYPE_CHECKING:
@@ -219,25 +218,32 @@ def open_run(
     Args:
         name: shown in the UI.
         experiment: name of the MLflow experiment (`tracking.experiment`).
-        tags: beside the five identities.
+        tags: beside the five identities and the process.
         parent: run id of the parent; QLASS_PARENT_RUN_ID by default.
         root: the repository.
     """
-    root = root or paths.repository()
-    parent = parent or os.environ.get(PARENT)  # "" where tracking was down when the pipeline run began
-    all_tags = {**identities(root), "host": socket.gethostname(), "root": str(root), "unit": name, **tags}
-    if parent:
-        all_tags["mlflow.parentRunId"] = parent
     try:
-        client = connect(root)
-        experiment_key = experiment_id(client, experiment, root)
-        _close_killed(client, experiment_key, all_tags)
-        run = client.create_run(experiment_key, run_name=name, tags={key: str(tag) for key, tag in all_tags.items()})
-        return Tracker(client, experiment_key, str(run.info.run_id))
+        return create_run(name, experiment, tags=tags, parent=parent, root=root)
     except Exception as error:  # noqa: BLE001  see _best_effort
         tracker = Tracker(None, None, None)
         tracker.give_up(error)
         return tracker
+
+
+def create_run(
+    name: str, experiment: str, *, tags: Mapping[str, Any] = {}, parent: str | None = None, root: Path | None = None
+) -> Tracker:
+    """Open a run as `open_run` does, but raise what MLflow raises."""
+    root = root or paths.repository()
+    parent = parent or os.environ.get(PARENT)  # "" where tracking was down when the pipeline run began
+    all_tags = {**identities(root), **process_tags(root), **tags}
+    if parent:
+        all_tags["mlflow.parentRunId"] = parent
+    client = connect(root)
+    experiment_key = experiment_id(client, experiment, root)
+    _close_dead(client, experiment_key, root)
+    run = client.create_run(experiment_key, run_name=name, tags={key: str(tag) for key, tag in all_tags.items()})
+    return Tracker(client, experiment_key, str(run.info.run_id))
 
 
 def start_pipeline_run(root: Path, *, name: str = "pipeline", tags: Mapping[str, Any] = {}) -> str | None:
@@ -320,16 +326,17 @@ def _children(tracker: Tracker) -> set[str] | None:
         return None
 
 
-def _close_killed(client: MlflowClient, experiment: str, tags: Mapping[str, Any]) -> None:
-    """Mark runs of this very unit of work as KILLED that a killed process of this machine left as running.
+def _close_dead(client: MlflowClient, experiment: str, root: Path) -> None:
+    """Mark as KILLED the runs of this checkout whose process ended without closing them.
 
-    DVC never runs a stage of a repository twice at once, so what still says RUNNING is dead.
+    Other processes of the checkout may well live: the workers of DVC's queue run the same stage side by side.
     """
-    if "DVC_STAGE" not in os.environ:
-        return
-    query = " and ".join(f"tags.`{name}` = '{tags[name]}'" for name in ("host", "root", "unit"))
-    for run in client.search_runs([experiment], f"attributes.status = 'RUNNING' and {query}"):
-        client.set_terminated(run.info.run_id, "KILLED")
+    for run in client.search_runs([experiment], "attributes.status = 'RUNNING'"):
+        if not is_dead(run.data.tags, root):
+            continue
+        # Once more, as it may have closed its run before it ended. Now that it has, nothing changes any more.
+        if client.get_run(run.info.run_id).info.status == "RUNNING":
+            client.set_terminated(run.info.run_id, "KILLED")
 
 
 def _trace(episode: Episode, experiment: str | None, run_id: str | None) -> None:

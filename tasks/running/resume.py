@@ -19,6 +19,9 @@ from typing import Any
 from qlass.errors import Busy, DataError
 from tasks.project import paths
 
+_SHARED_CODE = ("qlass/records.py", "qlass/seeds.py", "tasks/running/shards.py")
+"""Code that takes part in every result that is made in parts, beside what `dvc.yaml` names."""
+
 
 def content_hash(path: Path) -> str:
     """Return the SHA-256 of a file, or of all files of a folder with their relative names; bytecode is left out.
@@ -36,9 +39,18 @@ def content_hash(path: Path) -> str:
     return hashlib.sha256(json.dumps(names).encode()).hexdigest()
 
 
-def content_hashes(files: Iterable[str | Path]) -> dict[str, str]:
-    """Return path -> content hash."""
-    return {str(path): content_hash(Path(path)) for path in files}
+def inputs(deps: Iterable[str], root: Path = Path()) -> dict[str, str]:
+    """Return path -> content hash of what a result is made from: the deps that `dvc.yaml` names, and the shared code.
+
+    Args:
+        deps: files and folders relative to the repository; code among them.
+        root: the repository.
+
+    Raises:
+        DataError: one of the deps is not there.
+    """
+    shared = [path for path in _SHARED_CODE if (root / path).exists()]
+    return {path: content_hash(root / path) for path in [*deps, *shared]}
 
 
 def work_key(parts: Mapping[str, Any]) -> str:

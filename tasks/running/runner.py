@@ -28,9 +28,6 @@ logger = logging.getLogger(__name__)
 _SMALL = 1_000_000
 """Bytes up to which an output is also an MLflow artifact; the rest is in DVC only."""
 
-_CODE = ("qlass/records.py", "qlass/seeds.py", "qlass/settings.py", "tasks/running/shards.py")
-"""Code that takes part in every result, beside what `dvc.yaml` names; part of the key of a work folder."""
-
 
 @dataclass(frozen=True, slots=True)
 class StageJob:
@@ -52,10 +49,9 @@ class StageJob:
 
     def work_folder(self) -> AbstractContextManager[Path]:
         """Return the folder for finished parts of this very result (settings, inputs, code); see `tasks.running.resume`."""
-        code = [path for path in _CODE if Path(path).exists()]
         parts = {
             "params": declared(self.cell),
-            "deps": resume.content_hashes([*self.cell.deps, *code]),
+            "deps": resume.inputs(self.cell.deps),
             "outs": self.cell.outs,
         }
         return resume.work_folder(self.cell.stage, parts)

@@ -15,7 +15,7 @@ from qlass.seeds import derive_seed
 from tasks.project import paths, settings
 from tasks.running.runner import StageJob, run
 
-DIFFERENCES = "docs/differences.md"
+DIFFERENCES = Path("docs/differences.md")
 STAGES = ("explore", "label", "qnet")
 
 

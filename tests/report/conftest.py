@@ -226,7 +226,7 @@ def write_samples(root: Path, tasks: int = 12, seeds: Sequence[int] = (0, 1), tr
         out=root / "report",
         envs=(env,),
         facts=(("base model", "models/reader-3m"), ("step limit", "40"), ("temperature", "0.7")),
-        differences="../../docs/differences.md",
+        differences=root / "docs" / "differences.md",
     )
 
 

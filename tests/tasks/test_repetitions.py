@@ -7,7 +7,7 @@ from ruamel.yaml import YAML
 
 from qlass.errors import DataError, SettingsError
 from tasks.project import paths
-from tasks.repetitions import projects_by_seed
+from tasks.project.repetitions import projects_by_seed
 
 Make = Callable[[str, dict[str, Any]], Path]
 

@@ -1,3 +1,4 @@
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,6 +19,7 @@ from tasks.playing import demonstrate
 from tasks.playing.rollouts import EnvSpec
 from tasks.project import paths, settings
 from tasks.stages import expert, search
+from tests.tasks.conftest import REPOSITORY
 
 Stage = Callable[..., tuple[int, str]]
 Params = Callable[[dict[str, Any]], None]
@@ -160,6 +162,19 @@ def test_the_label_stage_labels_every_node(project: Path, stage: Stage) -> None:
     assert read_labels(project / paths.labels("corridor")) == [*label_tree(tree, 0.9), *label_tree(flat, 0.9)]
     found = read_json(project / paths.metrics("label", "corridor"))
     assert (found["trees"], found["labels"], found["flat_trees"], found["solved_trees"]) == (2, 4, 1, 1)
+
+
+def test_the_report_leads_to_the_file_about_differences(project: Path, stage: Stage) -> None:
+    """From where it lies; a copy of the page, as in MLflow, names the file."""
+    shutil.copytree(REPOSITORY / "docs", project / "docs")
+    code, log = stage("report")
+    assert code == 0, log
+    page = (project / paths.REPORT / "index.html").read_text()
+    addresses = [address for address in re.findall(r'href="([^"#]+)', page) if not re.match(r"\w+:", address)]
+    targets = [(project / paths.REPORT / address).resolve() for address in addresses]
+    assert targets == [project / "docs" / "differences.md"]
+    assert targets[0].is_file()
+    assert "<code>docs/differences.md</code> in the repository" in page
 
 
 def test_every_search_has_its_settings(project: Path, params: Params) -> None:

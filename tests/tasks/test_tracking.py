@@ -1,17 +1,28 @@
+import os
+import signal
 import sqlite3
 import subprocess
-from contextlib import closing
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from qlass.errors import StorageError
 from qlass.jsonl import read_json, write_json
 from qlass.records import Cost, Episode, Step
-from tasks.experiments import registry, tracking
+from tasks.experiments import identity, registry, tracking
 from tasks.project import paths
 from tests.ports import closed_port
 
+HOLDER = """
+import sys, time
+from tasks.experiments import tracking
+print(tracking.open_run("sft@corridor", "qlass").run_id, flush=True)
+time.sleep(100)
+"""
 STEPS = (Step("a thought", "go west", "a door", 0.0, False, False), Step("", "enter", "a room", 1.0, True, False))
 
 
@@ -70,14 +81,68 @@ def test_the_five_identities_are_tags(project: Path, monkeypatch: pytest.MonkeyP
     assert tags["prefect.flow_run_id"] == "flow-1"
 
 
-def test_a_run_that_was_killed_is_closed_by_the_next(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@contextmanager
+def holder(project: Path, root: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Run a process of a checkout that holds a run in the project's store; yield it with the id of its run."""
+    env = {**os.environ, "PYTHONPATH": str(project), "MLFLOW_TRACKING_URI": tracking.tracking_uri(project)}
+    command = [sys.executable, "-c", HOLDER]
+    with subprocess.Popen(command, cwd=root, env=env, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process, process.stdout.readline().strip()
+        finally:
+            process.kill()
+
+
+def test_only_a_dead_run_of_this_checkout_is_closed_by_the_next(
+    project: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two workers of DVC's queue run the same stage side by side; another checkout may write into the same store."""
     monkeypatch.setenv("DVC_STAGE", "sft@corridor")
-    killed = tracking.open_run("sft@corridor", "qlass")
-    other = tracking.open_run("sft@other", "qlass")
-    tracking.open_run("sft@corridor", "qlass").finish()
-    client = tracking.connect(project)
-    assert client.get_run(str(killed.run_id)).info.status == "KILLED"
-    assert client.get_run(str(other.run_id)).info.status == "RUNNING"
+    with ExitStack() as stack:
+        elsewhere, foreign = stack.enter_context(holder(project, tmp_path_factory.mktemp("other")))
+        worker, run = stack.enter_context(holder(project, project))
+        client = tracking.connect(project)
+        tracking.open_run("sft@corridor", "qlass").finish()
+        assert client.get_run(run).info.status == "RUNNING"
+        for process in (elsewhere, worker):
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        tracking.open_run("another stage", "qlass").finish()
+        assert client.get_run(run).info.status == "KILLED"
+        assert client.get_run(foreign).info.status == "RUNNING"
+
+
+def test_a_process_is_known_by_more_than_its_id(tmp_path: Path) -> None:
+    mine = identity.process_tags(tmp_path)
+    assert not identity.is_dead(mine, tmp_path)
+    number = mine["process"].split()[0]
+    assert identity.is_dead({**mine, "process": f"{number} 1.00"}, tmp_path)  # the id is used again
+    for name in ("host", "pid_namespace", "root"):
+        assert not identity.is_dead({**mine, "process": f"{number} 1.00", name: "another"}, tmp_path)
+    assert not identity.is_dead({"host": mine["host"], "root": mine["root"]}, tmp_path)  # of an earlier version
+
+
+def test_a_zombie_is_dead(tmp_path: Path) -> None:
+    code = "import sys; from pathlib import Path; from tasks.experiments import identity; print(identity.process_tags(Path(sys.argv[1]))['process'])"
+    with subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        named = {**identity.process_tags(tmp_path), "process": process.stdout.read().strip()}
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert Path(f"/proc/{process.pid}").exists()
+        assert identity.is_dead(named, tmp_path)
+
+
+def test_results_are_those_of_the_present_cells(project: Path, params: Callable[[dict[str, Any]], None]) -> None:
+    for method in ("sft", "qlass", "best_of_n"):
+        write_json(project / paths.metrics("evaluate", "corridor", method), {"test_seen": {"success_rate": 50.0}})
+    params({"run.searches": ["qlass"]})  # best_of_n was among them
+    run_id = tracking.start_pipeline_run(project)
+    tracking.finish_pipeline_run(project, run_id)
+    assert tracking.connect(project).get_run(str(run_id)).data.metrics == {
+        "eval/corridor/sft-test_seen/success_rate": 50.0,
+        "eval/corridor/qlass-test_seen/success_rate": 50.0,
+    }
 
 
 def test_mlflow_run_id_does_not_merge_runs(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
