@@ -21,6 +21,7 @@ from benchmarks.rows import Row, cpu_seconds
 from benchmarks.training import LONGEST, MODEL, OPTIONS
 from qlass.envs import get_definition, make_env
 from qlass.envs.core.base import Info, Snapshot, StepResult, TextEnv
+from qlass.envs.core.pool import EnvPool
 from qlass.methods.base import Assignment
 from qlass.methods.qlass import METHOD, QlassSettings
 from qlass.models.folders import load_model
@@ -95,7 +96,9 @@ class Play:
             return METHOD.routine(Assignment(env, self.definition, spec, "qlass", number=0, seed=0), settings)
 
         starts = [partial(start, spec=spec) for spec in self.specs]
-        assert len(list(drive(starts, engines, *models, overlap=overlap))) == len(self.specs)  # noqa: S101
+        lent = EnvPool(iter(engines).__next__)
+        played = list(drive(starts, lent, *models, slots=len(engines), overlap=overlap))
+        assert len(played) == len(self.specs)  # noqa: S101
 
 
 def rows(tasks: int = 16, rounds: int = 3) -> list[Row]:

@@ -50,7 +50,7 @@ def measure(tasks: int, depth: int, cap: int) -> list[float]:
     torch.set_num_threads(1)
     given = settings.load_all().on(ENV)
     budget = settings.Explore(**given.explore.model_dump() | {"depth": depth, "max_nodes": cap})
-    models = Models.of(given, ENV, settings.SFT, POLICY, None, budget.max_new_tokens)
+    models = Models.of(given, ENV, settings.SFT, POLICY, None)
     work = explore.start(explore.ExploreSetup(EnvSpec.of(ENV, given.envs[ENV]), models, budget, given.base.seed))
     panel = explore.tasks_of(ENV, None)
     work(list(islice(panel, tasks, tasks + 1)))  # loads libraries and the model once, on a task that does not count

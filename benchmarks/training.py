@@ -22,6 +22,7 @@ from torch.nn import functional
 from benchmarks.rows import Row, cpu_seconds
 from qlass.envs import get_definition, make_env
 from qlass.envs.core.base import EnvDefinition, TextEnv
+from qlass.envs.core.pool import EnvPool
 from qlass.labels import label_tree
 from qlass.models.folders import load_checked_tokenizer, load_model
 from qlass.models.precision import pick_precision
@@ -39,7 +40,7 @@ from qlass.training.core.loop import CPU_LIMITS, CUDA_LIMITS
 from qlass.training.core.losses import LanguageLoss, ValueLoss
 from qlass.training.core.rows import TrainRow, make_row
 from qlass.training.core.settings import TrainSettings
-from qlass.training.objectives.sft import sft_row
+from qlass.training.objectives.sft import sft_rows
 from qlass.training.objectives.value import label_values, tree_rows
 from tasks.playing.demonstrate import play
 
@@ -85,7 +86,9 @@ class Data:
     def sft_rows(self) -> list[TrainRow]:
         """Return a row per trajectory, as SFT has them."""
         instruction = self.definition.instruction
-        return [sft_row(one, instruction, self.chat, LONGEST) for one in self.trajectories if one.steps]
+        return [
+            row for one in self.trajectories if one.steps for row in sft_rows(one, instruction, self.chat, LONGEST)
+        ]
 
     def _tree(self, env: TextEnv, spec: Any, expert: Trajectory) -> ExplorationTree:
         budget = ExploreSettings(
@@ -102,7 +105,7 @@ class Data:
         )
         sampling = Sampling(budget.temperature, 0, budget.candidates)
         start = lambda given: explore(given, self.definition, spec, budget, sampling, expert)  # noqa: E731
-        ((_, tree),) = drive([start], [env], RandomActions())
+        ((_, tree),) = drive([start], EnvPool(lambda: env), RandomActions(), slots=1)
         return tree
 
 
@@ -145,7 +148,7 @@ def gradients(module: nn.Module, rows: Sequence[TrainRow]) -> torch.Tensor:
 def qnet_rows(data: Data, rounds: int) -> Row:
     """Compare path rows with node rows, after a check that both give the same gradients in fp32."""
     values = label_values([label for tree in data.trees for label in label_tree(tree, 0.9)], "q_norm")
-    how: dict[str, Any] = {"instruction": data.definition.instruction, "chat": data.chat, "max_length": LONGEST}
+    how: dict[str, Any] = {"instruction": data.definition.instruction, "chat": data.chat, "max_prompt": LONGEST}
     paths = [path.row for tree in data.trees for path in tree_rows(tree, values, **how)]
     nodes = [row for tree in data.trees for row in node_rows(tree, values, data.definition.instruction, data.chat)]
     torch.manual_seed(0)

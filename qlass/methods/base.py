@@ -16,7 +16,7 @@ from qlass.plugins import load, names
 from qlass.policies.base import Proposed, Score
 from qlass.prompts import render_reply
 from qlass.records import Cost, Episode, Proposal, Step, TaskSpec
-from qlass.search.branch import Candidates, Cursor, Sampling, spent, start, take
+from qlass.search.branch import Candidates, Cursor, Sampling, roll_out, spent, start, take
 from qlass.search.driver import Routine
 from qlass.settings import Natural, NonNegative, Section, Some
 
@@ -92,14 +92,9 @@ class Play:
 
     def execute(self, proposal: Proposal, among: Iterator[tuple[Proposal, float]] | None = None) -> Routine[None]:
         """Execute a proposal; `among` are the proposals that it was chosen from, with their values."""
-        taken = yield from take(self.env, [self.cursor], [proposal])
-        self.record(proposal, taken[0])
+        ((step, self.cursor),) = yield from take(self.env, [self.cursor], [proposal])
         if among is not None:
             self.candidates.append(tuple((one.action, round(value, 6)) for one, value in among))
-
-    def record(self, proposal: Proposal, taken: tuple[Step, Cursor]) -> None:
-        """Remember an executed proposal."""
-        step, self.cursor = taken
         self.steps.append(step)
         self.cost += Cost(env_steps=1)
         self.logprob += proposal.logprob
@@ -142,16 +137,14 @@ class Assignment:
         return Sampling(temperature, self.seed, self.candidates)
 
     def finish(self, plays: Sequence[Play], sampling: Sampling) -> Routine[None]:
-        """Play trajectories side by side to their ends, one reply at a time."""
-        while running := [(number, one) for number, one in enumerate(plays) if not one.cursor.ended]:
-            requests = [sampling.request(one.cursor, f"rollout {number}", (0,)) for number, one in running]
-            answers: list[Proposed] = yield requests
-            chosen = [answer.proposals[0] for answer in answers]
-            for (_, one), answer in zip(running, answers, strict=True):
-                one.cost += spent(answer.proposals, answer.prompt_tokens)
-            taken = yield from take(self.env, [one.cursor for _, one in running], chosen)
-            for (_, one), proposal, result in zip(running, chosen, taken, strict=True):
-                one.record(proposal, result)
+        """Play trajectories to their ends, one reply at a time; side by side, where going back costs nothing."""
+        rollouts = [self._rollout(number, one, sampling) for number, one in enumerate(plays)]
+        yield from roll_out(self.definition, rollouts)
+
+    def _rollout(self, number: int, one: Play, sampling: Sampling) -> Routine[None]:
+        while not one.cursor.ended:
+            (proposal,) = yield from one.draw(sampling, f"rollout {number}", (0,))
+            yield from one.execute(proposal)
 
     def episode(self, play: Play, row: str | None = None, cost: Cost | None = None) -> Episode:
         """Record a trajectory as the Episode of a row, by default of the first one and with its own cost."""

@@ -1,18 +1,18 @@
-"""Where to compute, and how precisely: decided by measuring, never by a processor's name."""
+"""Where to compute, and how precisely; the same answer for training, acting and scoring.
+
+The hardware is asked what it has and nothing is timed: on a busy machine two runs, or two workers of one run, could
+measure different answers.
+"""
 
 from __future__ import annotations
 
 import os
-import time
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
 
 from qlass.errors import SettingsError
-
-SPEEDUP = 1.5
-"""bf16 must be this much faster than fp32 to be chosen: on processors without it, it is up to 499 times slower."""
 
 
 def pick_device(name: str) -> torch.device:
@@ -30,10 +30,10 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_precision(name: Literal["auto", "fp32", "bf16"], device: torch.device) -> Literal["fp32", "bf16"]:
-    """Resolve `auto` with a probe of about 50 ms: the same matrix product in fp32 and in bf16, best of several."""
+    """Resolve `auto`: bf16 where the device computes in it (it is up to 499 times slower where not), else fp32."""
     if name != "auto":
         return name
-    return "bf16" if _bf16_speedup(device) >= SPEEDUP else "fp32"
+    return "bf16" if _has_bf16(device) else "fp32"
 
 
 def autocast(device: torch.device, precision: Literal["fp32", "bf16"]) -> AbstractContextManager[Any]:
@@ -43,17 +43,9 @@ def autocast(device: torch.device, precision: Literal["fp32", "bf16"]) -> Abstra
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
-def _bf16_speedup(device: torch.device) -> float:
-    """Measure how many times faster a bf16 matrix product is; both are timed in turn, so that load hits both."""
-    best = {torch.float32: float("inf"), torch.bfloat16: float("inf")}
-    for _ in range(6):
-        for dtype in list(best):
-            left = torch.ones(256, 512, device=device, dtype=dtype)
-            right = torch.ones(512, 512, device=device, dtype=dtype)
-            start = time.perf_counter()
-            for _ in range(4):
-                torch.mm(left, right)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            best[dtype] = min(best[dtype], time.perf_counter() - start)
-    return best[torch.float32] / best[torch.bfloat16]
+def _has_bf16(device: torch.device) -> bool:
+    """Say whether the device itself multiplies bf16 matrices: NVIDIA since Ampere, CPUs with AVX-512 BF16 or AMX."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16")) or bool(found.get("amx_bf16"))

@@ -10,11 +10,11 @@ from typing import Any, Literal, cast
 import torch
 
 from qlass.models.folders import load_checked_tokenizer, load_policy
-from qlass.models.precision import pick_device
+from qlass.models.precision import pick_device, pick_precision
 from qlass.models.qnet import load_qnet, load_value_head
 from qlass.policies.llama import LlamaTrunk
 from qlass.policies.local import LocalPolicy, LocalValueFunction, ReplyStates
-from qlass.prompts import load_chat_format
+from qlass.prompts import load_chat_format, prompt_limit
 from qlass.records import History
 
 
@@ -28,7 +28,7 @@ class LocalSettings:
         max_new_tokens: tokens of one reply.
         device: auto, cpu or cuda.
         cache_mb: megabytes of keys and values that each model keeps between calls.
-        precision: of matrix products; auto is bf16 where the hardware has it, else fp32.
+        precision: of matrix products; for auto see `qlass.models.precision.pick_precision`.
     """
 
     chat_format: str
@@ -97,20 +97,11 @@ def prompt_encoder(folder: Path, settings: LocalSettings) -> Callable[[History],
         settings: how histories are written and cut.
     """
     chat = load_chat_format(settings.chat_format, load_checked_tokenizer(folder))
-    return lambda history: chat.prompt(history, settings.max_length - settings.max_new_tokens).ids
+    max_prompt = prompt_limit(settings.max_length, settings.max_new_tokens)
+    return lambda history: chat.prompt(history, max_prompt).ids
 
 
 def _trunk(model: torch.nn.Module, settings: LocalSettings) -> LlamaTrunk:
     decoder = cast("Any", model)
-    dtype = _dtype(decoder.device, settings.precision)
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[pick_precision(settings.precision, decoder.device)]
     return LlamaTrunk(decoder, dtype=dtype, cache_bytes=settings.cache_mb << 20)
-
-
-def _dtype(device: torch.device, precision: Literal["auto", "fp32", "bf16"]) -> torch.dtype:
-    """Resolve `auto`: bf16 halves what decoding reads, but is very slow on processors without it.
-
-    The processor is asked, not timed: on a busy machine two workers of one run could measure different answers.
-    """
-    has_bf16 = device.type == "cuda" or bool(torch.cpu.get_capabilities().get("avx512_bf16"))
-    fast = precision == "bf16" or (precision == "auto" and has_bf16)
-    return torch.bfloat16 if fast else torch.float32

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from qlass.policies.base import Propose, Proposed, Score
 from qlass.policies.llama import LlamaTrunk, Workspace
-from qlass.prompts import ChatFormat, Ids, Prompt, parse_reply, render_reply
+from qlass.prompts import ChatFormat, Ids, Prompt, parse_reply, prompt_limit, render_reply
 from qlass.records import Proposal
 
 COMPACT_EVERY = 8
@@ -77,7 +77,11 @@ class LocalPolicy:
         """
         self._trunk, self._head, self._chat = trunk, head.detach().to(trunk.dtype), chat
         self._decode, self._normalise = decode, normalise
-        self._max_prompt, self._max_new, self._states = max_length - max_new_tokens, max_new_tokens, states
+        self._max_prompt, self._max_new, self._states = (
+            prompt_limit(max_length, max_new_tokens),
+            max_new_tokens,
+            states,
+        )
 
     def forget(self) -> None:
         """Drop what was cached: the policy is as it was before its first request."""
@@ -228,7 +232,7 @@ class LocalValueFunction:
             room: tokens kept free for the reply, as the policy keeps them, so that both see the same history.
             states: what the policy on the same trunk left at the ends of its replies; None on a trunk of its own.
         """
-        self._trunk, self._head, self._chat, self._max_prompt = trunk, head, chat, max_length - room
+        self._trunk, self._head, self._chat, self._max_prompt = trunk, head, chat, prompt_limit(max_length, room)
         self._states = states or ReplyStates(0)
 
     def forget(self) -> None:

@@ -71,17 +71,16 @@ class ChatFormat:
         self.name, self.stop, self.segments = name, stop, segments
         self._opening, self._closing = opening, closing
 
-    def prompt(self, history: History, max_length: int) -> Prompt:
+    def prompt(self, history: History, max_prompt: int) -> Prompt:
         """Encode a history that ends with a user message, ready for a reply.
 
         Over-long histories lose their oldest turns (reply and observation) after the first observation.
 
         Args:
             history: system, user, assistant, user, ...
-            max_length: tokens that the prompt may have.
+            max_prompt: tokens that the prompt may have; see `prompt_limit`.
         """
-        segments = list(self.segments(history))
-        kept, _ = _fit(segments, max_length - len(self._opening))
+        kept, _ = self._cut(list(self.segments(history)), max_prompt)
         ids: list[int] = []
         boundaries = []
         for segment in kept:
@@ -95,10 +94,18 @@ class ChatFormat:
         (segment,) = list(self.segments((Message("assistant", text),)))
         return segment[len(self._opening) : len(segment) - len(self._closing)]
 
-    def row(self, history: History, max_length: int) -> TrainingRow:
-        """Encode a whole conversation for training; see `TrainingRow`. Truncates like `prompt`."""
+    def row(self, history: History, max_prompt: int) -> TrainingRow:
+        """Encode a whole conversation for training; see `TrainingRow`.
+
+        What stands before the last reply is exactly the prompt that was, or will be, there when that reply is drawn or
+        scored: `prompt` of those messages with the same `max_prompt`. An earlier reply stands after the same messages
+        as when it was drawn only where nothing was cut.
+        """
         segments = list(self.segments(history))
-        kept, dropped = _fit(segments, max_length)
+        replies = [number for number, message in enumerate(history) if message.role == "assistant"]
+        last = replies[-1] if replies else len(history)
+        kept, dropped = self._cut(segments[:last], max_prompt)
+        kept += segments[last:]
         row = TrainingRow([], [], [-1] * (dropped // 2))
         roles = [message.role for message in history]
         roles = roles[:2] + roles[2 + dropped :]
@@ -111,22 +118,39 @@ class ChatFormat:
             row.action_ends.append(len(row.ids) - len(self._closing) - 1)
         return row
 
+    def _cut(self, segments: list[Ids], max_prompt: int) -> tuple[list[Ids], int]:
+        """Drop the oldest turns after the first two messages until the rest fits; return what stays and how many went.
 
-def _fit(segments: list[Ids], max_length: int) -> tuple[list[Ids], int]:
-    """Drop the oldest turns after the first two messages until the rest fits; return what stays and how many went.
+        The newest turn, with the observation to answer, always stays.
+        """
+        total, dropped = len(self._opening) + sum(map(len, segments)), 0
+        while total > max_prompt and 2 + dropped + 2 < len(segments):
+            total -= len(segments[2 + dropped]) + len(segments[3 + dropped])
+            dropped += 2
+        if total > max_prompt:
+            raise SettingsError(
+                f"base.max_length: the instruction and the newest turn alone have {total} tokens, but {max_prompt} "
+                "are allowed beside the reply; raise base.max_length"
+            )
+        return segments[:2] + segments[2 + dropped :], dropped
 
-    The newest turn (with a prompt, the observation to answer; with a row, the last reply) always stays.
+
+def prompt_limit(max_length: int, max_new_tokens: int) -> int:
+    """Return how many tokens a history may have for whoever reads it: acting, scoring and training cut it alike.
+
+    Args:
+        max_length: tokens of history and reply together.
+        max_new_tokens: tokens that are kept free for the reply.
+
+    Raises:
+        SettingsError: nothing is left for the history.
     """
-    total, dropped = sum(map(len, segments)), 0
-    while total > max_length and 2 + dropped + 2 < len(segments):
-        total -= len(segments[2 + dropped]) + len(segments[3 + dropped])
-        dropped += 2
-    if total > max_length:
+    if max_new_tokens >= max_length:
         raise SettingsError(
-            f"base.max_length: the instruction and the newest turn alone have {total} tokens, but {max_length} are "
-            "allowed; raise base.max_length"
+            f"max_new_tokens: found {max_new_tokens}; allowed are 1 to {max_length - 1}, below base.max_length; "
+            "lower it or raise base.max_length"
         )
-    return segments[:2] + segments[2 + dropped :], dropped
+    return max_length - max_new_tokens
 
 
 def _qlass(tokenizer: PreTrainedTokenizerBase) -> ChatFormat:

@@ -11,16 +11,16 @@ import torch
 
 from qlass.errors import DataError, SettingsError
 from qlass.models.folders import load_checked_tokenizer, replace_folder
-from qlass.models.precision import autocast, pick_device
+from qlass.models.precision import autocast, pick_device, pick_precision
 from qlass.models.qnet import QNet, save_qnet
-from qlass.prompts import load_chat_format
+from qlass.prompts import load_chat_format, prompt_limit
 from qlass.qnet.metrics import Row, ScoredNode, calibration_table, qnet_metrics, siblings_table
 from qlass.records import ExplorationTree, QLabel
 from qlass.seeds import derive_seed
 from qlass.training.core.batches import micro_batches
 from qlass.training.core.checkpoint import LossRow
 from qlass.training.core.collate import collate
-from qlass.training.core.jobs import TrainJob, resolve_precision, run_job
+from qlass.training.core.jobs import TrainJob, run_job
 from qlass.training.core.loop import CPU_LIMITS, CUDA_LIMITS
 from qlass.training.core.losses import ValueLoss
 from qlass.training.objectives.value import (
@@ -63,6 +63,7 @@ def train_qnet(  # noqa: PLR0913  (named one by one, as the stage has them)
     work_dir: Path,
     seed: int,
     max_length: int,
+    max_new_tokens: int,
     chat_format: str,
     device: str = "auto",
     resamples: int = 2000,
@@ -80,7 +81,8 @@ def train_qnet(  # noqa: PLR0913  (named one by one, as the stage has them)
         out_dir: replaced by the QNet folder; see `save_qnet`.
         work_dir: resume folder of this very run; the caller removes it afterwards.
         seed: of the stage.
-        max_length: tokens of one row.
+        max_length: tokens of history and reply together.
+        max_new_tokens: tokens of a reply, as in the search that the QNet guides: both cut long histories alike.
         chat_format: name of the chat format.
         device: auto, cpu or cuda.
         resamples: bootstrap resamples of the sibling accuracy's interval.
@@ -93,12 +95,13 @@ def train_qnet(  # noqa: PLR0913  (named one by one, as the stage has them)
     """
     work_dir.mkdir(parents=True, exist_ok=True)
     chat = load_chat_format(chat_format, load_checked_tokenizer(policy_dir))
+    max_prompt = prompt_limit(max_length, max_new_tokens)
     values = label_values(labels, column)
     grown = [tree for tree in trees if tree.nodes]
     kept = validation_tasks((tree.task_id for tree in grown), settings.validation_fraction)
 
     def rows_of(chosen: Iterable[ExplorationTree], **how: Any) -> list[PathRow]:
-        options: dict[str, Any] = {"instruction": instruction, "chat": chat, "max_length": max_length}
+        options: dict[str, Any] = {"instruction": instruction, "chat": chat, "max_prompt": max_prompt}
         return [row for tree in chosen for row in tree_rows(tree, values, **options, **how)]
 
     training = [tree for tree in grown if tree.task_id not in kept]
@@ -111,7 +114,7 @@ def train_qnet(  # noqa: PLR0913  (named one by one, as the stage has them)
     validation = [tree for tree in grown if tree.task_id in kept]
     observations = settings.observation_loss > 0
     rows = rows_of(training, supervise=settings.supervise, tail=settings.tail, observations=observations)
-    precision = resolve_precision(settings, device, work_dir)
+    precision = pick_precision(settings.precision, pick_device(device))
     job = TrainJob("qnet", "value", str(policy_dir), settings, seed, device, precision)
     trained = run_job(job, [path.row for path in rows], work_dir)
     qnet = cast("ValueLoss", trained.module).qnet

@@ -30,7 +30,8 @@ class Ingredients:
         expert: reads the expert's trajectories.
         instruction: the environment's instruction text.
         chat_format: how messages become tokens.
-        max_length: tokens of one conversation.
+        max_length: tokens of history and reply together.
+        max_new_tokens: tokens of a reply, as when the policy acts: both cut long histories alike.
         seed: of this policy.
         device: auto, cpu or cuda.
         out_dir: the new policy folder; what stands there is replaced.
@@ -43,6 +44,7 @@ class Ingredients:
     instruction: str
     chat_format: str
     max_length: int
+    max_new_tokens: int
     seed: int
     device: str
     out_dir: Path

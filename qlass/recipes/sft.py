@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from qlass.errors import DataError, SettingsError
-from qlass.prompts import history_of, load_chat_format
+from qlass.prompts import load_chat_format, prompt_limit
 from qlass.recipes.recipe import Ingredients, PolicyResult, Recipe
 from qlass.settings import Count
-from qlass.training.objectives.sft import SftSettings, sft_row
+from qlass.training.objectives.sft import SftSettings, sft_rows
 
 if TYPE_CHECKING:
     from qlass.training.core.jobs import Trained
@@ -33,7 +33,8 @@ def make(given: Ingredients, settings: SftRecipe) -> PolicyResult:
         ModelMismatch: the tokenizer does not fit the model or the chat format.
     """
     from qlass.models.folders import load_checked_tokenizer
-    from qlass.training.core.jobs import TrainJob, resolve_precision, run_job
+    from qlass.models.precision import pick_device, pick_precision
+    from qlass.training.core.jobs import TrainJob, run_job
 
     trajectories = given.expert()
     if not trajectories:
@@ -46,20 +47,19 @@ def make(given: Ingredients, settings: SftRecipe) -> PolicyResult:
     trajectories = trajectories[: settings.trajectories]
     given.work_dir.mkdir(parents=True, exist_ok=True)
     chat = load_chat_format(given.chat_format, load_checked_tokenizer(given.base))
-    rows = [sft_row(trajectory, given.instruction, chat, given.max_length) for trajectory in trajectories]
-    precision = resolve_precision(settings, given.device, given.work_dir)
+    max_prompt = prompt_limit(given.max_length, given.max_new_tokens)
+    by_trajectory = [sft_rows(trajectory, given.instruction, chat, max_prompt) for trajectory in trajectories]
+    rows = [row for rows in by_trajectory for row in rows]
+    precision = pick_precision(settings.precision, pick_device(given.device))
     job = TrainJob(given.name, "sft", str(given.base), settings, given.seed, given.device, precision)
     trained = run_job(job, rows, given.work_dir)
     save_policy(trained, given.base, given.out_dir, given.work_dir, lora=settings.lora is not None)
     metrics: dict[str, float | int | str] = {
-        "trajectories": len(rows),
+        "trajectories": len(trajectories),
         "steps": trained.curve[-1].step,
         "tokens": trained.curve[-1].tokens,
         "supervised_tokens_per_epoch": sum(len(row.positions) for row in rows),
-        "truncated_trajectories": sum(
-            min(chat.row(history_of(given.instruction, t.observation, t.steps), given.max_length).action_ends) < 0
-            for t in trajectories
-        ),
+        "truncated_trajectories": sum(len(rows) > 1 for rows in by_trajectory),
         "loss_first": trained.curve[0].loss,
         "loss_last": trained.curve[-1].loss,
         "precision": trained.precision,

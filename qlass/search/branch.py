@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from itertools import islice
+from typing import Any, Literal, TypeVar
 
 from qlass.envs.core.base import EnvDefinition, Snapshot, TextEnv
 from qlass.errors import SettingsError
 from qlass.policies.base import Propose
 from qlass.prompts import history_of
 from qlass.records import Cost, History, Proposal, Step, TaskSpec
-from qlass.search.driver import Act, Acted, Routine
+from qlass.search.driver import Act, Acted, Request, Routine
 from qlass.seeds import derive_seed
 
 Candidates = Literal["generate", "admissible"]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,7 @@ class Cursor:
         admissible: what the environment would execute, where it says so.
         depth: actions from the root.
         ended: terminated or truncated.
-        outcome: reward of the last step.
+        outcome: what the episode pays if it ends here; where it has ended, the reward of the last step.
         success: the environment's predicate after the last step.
     """
 
@@ -70,7 +72,7 @@ def start(env: TextEnv, definition: EnvDefinition, spec: TaskSpec) -> tuple[str,
     """Reset the environment to a task; return the first observation and the root cursor."""
     observation, info = env.reset(spec)
     history = history_of(definition.instruction, observation, ())
-    return observation, Cursor(history, env.snapshot(), tuple(info["admissible_actions"]))
+    return observation, Cursor(history, env.snapshot(), tuple(info["admissible_actions"]), outcome=info["outcome"])
 
 
 def step_of(proposal: Proposal, answer: Acted) -> Step:
@@ -96,7 +98,7 @@ def moved(cursor: Cursor, step: Step, answer: Acted) -> Cursor:
         admissible=tuple(answer.info["admissible_actions"]),
         depth=cursor.depth + 1,
         ended=step.terminated or step.truncated,
-        outcome=step.reward,
+        outcome=answer.info["outcome"],
         success=answer.info["success"],
     )
 
@@ -117,3 +119,38 @@ def spent(proposals: Sequence[Proposal], prompt_tokens: int) -> Cost:
     return Cost(
         generated_tokens=sum(proposal.tokens for proposal in proposals), prompt_tokens=prompt_tokens, policy_calls=1
     )
+
+
+def roll_out(definition: EnvDefinition, branches: Sequence[Routine[Result]]) -> Routine[list[Result]]:
+    """Play branches of one task to their ends; return their results in order.
+
+    They are played side by side, so that the models get large batches; where going back costs a replay, one after the
+    other: then each branch costs one replay, not one per step. No result depends on which of the two it is.
+    """
+    if not definition.replays:
+        return (yield from _side_by_side(branches))
+    results = []
+    for branch in branches:
+        results.append((yield from branch))
+    return results
+
+
+def _side_by_side(routines: Sequence[Routine[Result]]) -> Routine[list[Result]]:
+    """Run routines in lock step: what they ask for at a time is asked together."""
+    results: dict[int, Result] = {}
+    asked: dict[int, Sequence[Request]] = {}
+    sent: dict[int, list[Any] | None] = dict.fromkeys(range(len(routines)))
+    while True:
+        for number, answers in sent.items():
+            routine = routines[number]
+            try:
+                asked[number] = next(routine) if answers is None else routine.send(answers)
+            except StopIteration as end:
+                results[number] = end.value
+        if not asked:
+            return [results[number] for number in range(len(routines))]
+        acting = {number: requests for number, requests in asked.items() if any(isinstance(r, Act) for r in requests)}
+        turn = acting or asked  # environments first: one kind of request at a time
+        found = iter((yield [request for requests in turn.values() for request in requests]))
+        sent = {number: list(islice(found, len(requests))) for number, requests in turn.items()}
+        asked = {number: requests for number, requests in asked.items() if number not in turn}

@@ -1,21 +1,22 @@
 """The rollout engine: many search routines advance in lock step, their model calls joined into batches.
 
 A routine (one tree, one evaluated episode) is a generator written as if it were alone: it yields a list of requests and
-is sent the list of answers. The driver keeps as many routines alive as there are environments, starts the next one as
-soon as one ends, executes environment steps at once (or beside the models, see `overlap`), and answers all pending
-proposals, then all pending scores, in one call each.
+is sent the list of answers. The driver keeps a number of routines alive, starts the next one as soon as one ends,
+executes environment steps at once (or beside the models, see `overlap`), and answers all pending proposals, then all
+pending scores, in one call each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 from qlass.envs.core.base import Info, Snapshot, TextEnv
+from qlass.envs.core.pool import EnvPool, Watched
 from qlass.errors import QlassError
 from qlass.policies.base import Policy, Propose, Score, ValueFunction
 
@@ -60,39 +61,41 @@ class _Live:
 
     order: int
     routine: Routine[Any]
-    env: TextEnv
+    env: Watched
     waiting: Sequence[Request] = ()
     answers: list[Any] | None = None
 
 
 @dataclass(slots=True)
 class _Group:
-    """Routines that advance together, and the environments that none of them holds.
+    """Routines that advance together.
 
     Attributes:
-        free: environments for the next routines.
+        slots: how many they may be.
         running: each routine with what it will have reached: (ended, result).
     """
 
-    free: list[TextEnv]
+    slots: int
     running: list[tuple[_Live, Callable[[], tuple[bool, Any]]]] = field(default_factory=list)
 
 
 def drive(
     starts: Iterable[Callable[[TextEnv], Routine[Result]]],
-    envs: Sequence[TextEnv],
+    envs: EnvPool,
     policy: Policy,
     value: ValueFunction | None = None,
     *,
+    slots: int,
     overlap: bool = False,
 ) -> Iterator[tuple[int, Result]]:
-    """Run routines to their ends, at most one per environment at a time.
+    """Run routines to their ends.
 
     Args:
         starts: builds a routine on an environment that is its own until it ends.
-        envs: the environments; they decide how many routines are alive at once.
+        envs: lends the environments; has all of them back in the end, whatever happens.
         policy: answers `Propose`.
         value: answers `Score`; may be None where no routine asks for scores.
+        slots: routines, and so environments, alive at a time, at least 1.
         overlap: the routines form two halves; while the models answer one half, a thread executes the environment steps of
             the other. It pays where environments wait for something outside this process (a virtual machine, a server).
 
@@ -100,42 +103,39 @@ def drive(
         (position in `starts`, result), in order of completion, which depends on nothing but the arguments.
     """
     queue = enumerate(starts)
-    groups = (
-        [_Group(list(reversed(envs[half::2]))) for half in range(2)] if overlap else [_Group(list(reversed(envs)))]
-    )
-    with ThreadPoolExecutor(1, "qlass-environments") if overlap else nullcontext() as pool:
-        for group in groups:
-            _advance(group, [], queue, pool)
-        while any(group.running for group in groups):
+    groups = [_Group(slots - slots // 2), _Group(slots // 2)] if overlap else [_Group(slots)]
+    lent: dict[int, Watched] = {}
+
+    def advance(group: _Group, live: list[_Live]) -> None:
+        """Start routines in the free slots, and let all run on: in the thread, or when they are asked for."""
+        while len(live) < group.slots and (entry := next(queue, None)) is not None:
+            order, start = entry
+            lent[order] = env = envs.take()
+            live.append(_Live(order, start(env), env))
+        group.running = [
+            (one, thread.submit(_run_to_model, one).result if thread is not None else partial(_run_to_model, one))
+            for one in live
+        ]
+
+    try:
+        with ThreadPoolExecutor(1, "qlass-environments") if overlap else nullcontext() as thread:
             for group in groups:
-                waiting = []
-                for one, reached in group.running:
-                    ended, result = reached()
-                    if ended:
-                        group.free.append(one.env)
-                        yield one.order, result
-                    else:
-                        waiting.append(one)
-                _answer(waiting, policy, value)
-                _advance(group, waiting, queue, pool)
-
-
-def _advance(
-    group: _Group,
-    answered: Sequence[_Live],
-    queue: Iterator[tuple[int, Callable[[TextEnv], Routine[Any]]]],
-    pool: Executor | None,
-) -> None:
-    """Start routines on the free environments, and let all routines run on: in the pool, or when they are asked for."""
-    live = list(answered)
-    while group.free and (entry := next(queue, None)) is not None:
-        order, start = entry
-        env = group.free.pop()
-        live.append(_Live(order, start(env), env))
-    group.running = [
-        (one, pool.submit(_run_to_model, one).result if pool is not None else partial(_run_to_model, one))
-        for one in live
-    ]
+                advance(group, [])
+            while any(group.running for group in groups):
+                for group in groups:
+                    waiting = []
+                    for one, reached in group.running:
+                        ended, result = reached()
+                        if ended:
+                            envs.give_back(lent.pop(one.order))
+                            yield one.order, result
+                        else:
+                            waiting.append(one)
+                    _answer(waiting, policy, value)
+                    advance(group, waiting)
+    finally:
+        for env in lent.values():
+            envs.give_back(env)
 
 
 def _run_to_model(one: _Live) -> tuple[bool, Any]:

@@ -2,12 +2,12 @@
 
 Nodes are expanded first in, first out. All nodes that wait at once form a wave and are expanded together, which gives
 the same tree as one by one but for the numbers of its nodes (an expansion never changes what another node does) and
-many times larger batches. Only the node budget is checked between waves.
+many times larger batches. The node budget holds exactly: see `ExploreSettings.max_nodes`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -15,9 +15,9 @@ from qlass.envs.core.base import EnvDefinition, TextEnv
 from qlass.errors import ReplayDivergence
 from qlass.policies.base import Proposed
 from qlass.records import Cost, ExplorationTree, Node, Proposal, Step, TaskSpec, Trajectory
-from qlass.search.branch import Candidates, Cursor, Sampling, moved, spent, start, take
+from qlass.search.branch import Candidates, Cursor, Sampling, moved, roll_out, spent, start, take
 from qlass.search.driver import Act, Acted, Routine
-from qlass.settings import Count, Natural, NonNegative, Section, Tokens
+from qlass.settings import Count, Natural, NonNegative, Section
 
 ROOT = -1
 WAVE = 8
@@ -30,7 +30,8 @@ class ExploreSettings(Section):
     width: Count
     """Children per expanded node (W)."""
     depth: Natural
-    """Nodes above this depth are expanded (D); at and below it one child, a plain rollout."""
+    """Nodes above this depth are expanded (D); at and below it one child, a plain rollout. 0: the tree is one branch, the
+    expert's or, where none hangs there, one that is sampled."""
     temperature: NonNegative
     """Of expansions; higher than in evaluation, as the QNet must have seen the mistakes that it is to rank."""
     rollout_temperature: NonNegative | None
@@ -39,16 +40,47 @@ class ExploreSettings(Section):
     expert_branch: bool
     """Hang the expert trajectory under the root."""
     max_invalid: Count | None
-    """Invalid actions in a row that end a sampled branch as truncated; null: the step limit alone (the paper). A policy that
-    was never shown a refusal repeats the refused action, and such branches would make up most of a tree."""
+    """Invalid actions in a row that end a sampled branch (truncated) with what the episode pays by then, mostly 0; null: it
+    goes on to the step limit, as in the paper. A policy that was never shown a refusal repeats the refused action, and such
+    branches would make up most of a tree."""
     max_redraws: Natural
     """Equal siblings are redrawn this often before the node stays narrower."""
     max_nodes: Count
-    """No further expansion starts once a tree has this many nodes."""
-    max_new_tokens: Tokens
-    """Of a reply."""
+    """Nodes that a tree has at most, or as many as the expert branch alone, which is always whole. Branches count in the order
+    in which they start when nodes are expanded one by one. The first one that does not fit ends the exploration; it and
+    what was begun after it are left out, for a branch without its end has no outcome. A tree that fits is the same without
+    the limit."""
     candidates: Candidates
     """generate, or admissible: score the environment's own list of actions."""
+
+
+@dataclass(slots=True)
+class _Branch:
+    """A sampled branch that is not part of the tree yet.
+
+    Attributes:
+        parent: the node that it leaves.
+        path: of the node where it stands.
+        cursor: where it stands.
+        invalid: invalid actions in a row up to there.
+        taken: its nodes so far: step, cursor and log probability.
+    """
+
+    parent: int
+    path: str
+    cursor: Cursor
+    invalid: int
+    taken: list[tuple[Step, Cursor, float]] = field(default_factory=list)
+
+    def add(self, step: Step, cursor: Cursor, logprob: float, max_invalid: int | None) -> None:
+        """Go on by a step, which is the last one where too many in a row were invalid."""
+        self.invalid = 0 if step.valid else self.invalid + 1
+        if max_invalid is not None and self.invalid >= max_invalid and not cursor.ended:
+            step, cursor = replace(step, truncated=True, reward=cursor.outcome), replace(cursor, ended=True)
+        if self.taken:
+            self.path += ".0"
+        self.cursor = cursor
+        self.taken.append((step, cursor, logprob))
 
 
 @dataclass(slots=True)
@@ -65,6 +97,7 @@ class _Growth:
     invalid: dict[int, int] = field(default_factory=lambda: {ROOT: 0})
     children: dict[int, list[int]] = field(default_factory=dict)
     queue: list[int] = field(default_factory=lambda: [ROOT])
+    capped: bool = False
     redraws: int = 0
     narrow: int = 0
     stopped: int = 0
@@ -87,16 +120,45 @@ class _Growth:
         """Hang a node under a parent and return its id."""
         node_id = len(self.nodes)
         self.invalid[node_id] = 0 if step.valid else self.invalid[parent] + 1
-        limit = self.settings.max_invalid
-        if origin != "expert" and limit is not None and self.invalid[node_id] >= limit and not cursor.ended:
-            step, cursor = replace(step, truncated=True), replace(cursor, ended=True)
         siblings = self.children.setdefault(parent, [])
         self.paths[node_id] = f"{self.paths[parent]}.{len(siblings)}"
         siblings.append(node_id)
         self.nodes.append(Node(node_id, parent, cursor.depth, step, origin, logprob))
         self.cursors[node_id] = cursor
-        self.cost += Cost(env_steps=1)
         return node_id
+
+    def branches(self, drawn: Mapping[int, Sequence[Proposal]]) -> list[tuple[_Branch, Proposal]]:
+        """Return the branches that begin with some proposals, by parent."""
+        return [
+            (
+                _Branch(
+                    parent,
+                    f"{self.paths[parent]}.{len(self.children.get(parent, [])) + number}",
+                    self.cursors[parent],
+                    self.invalid[parent],
+                ),
+                proposal,
+            )
+            for parent, proposals in drawn.items()
+            for number, proposal in enumerate(proposals)
+        ]
+
+    def fits(self, branches: Sequence[_Branch]) -> bool:
+        """Say whether the tree has room for some branches, each that has not ended with one more step."""
+        wanted = sum(len(branch.taken) + (not branch.cursor.ended) for branch in branches)
+        return len(self.nodes) + wanted <= self.settings.max_nodes
+
+    def hang(self, branches: Sequence[_Branch]) -> None:
+        """Hang ended branches into the tree; their nodes are numbered step by step, as if all had grown together."""
+        ids: list[list[int]] = [[] for _ in branches]
+        for number in range(max((len(branch.taken) for branch in branches), default=0)):
+            for branch, above in zip(branches, ids, strict=True):
+                if number < len(branch.taken):
+                    step, cursor, logprob = branch.taken[number]
+                    parent = above[-1] if above else branch.parent
+                    above.append(self.add(parent, step, cursor, "rollout" if above else "expansion", logprob))
+        for branch, nodes in zip(branches, ids, strict=True):
+            self.finish(nodes, branch.cursor.outcome)
 
     def finish(self, branch: Sequence[int], outcome: float) -> None:
         """Queue the nodes of a finished branch, or stop them where the outcome is zero (Figure 2)."""
@@ -112,11 +174,12 @@ class _Growth:
         return {normalise(self.nodes[child].step.action) for child in self.children.get(parent, [])}
 
     def wanted(self, parent: int) -> int:
-        """Return how many children a node may still get; the expert's child does not count at the root."""
-        expert_at_root = parent == ROOT and any(
-            self.nodes[child].origin == "expert" for child in self.children.get(ROOT, [])
-        )
-        return self.settings.width + int(expert_at_root) - len(self.children.get(parent, []))
+        """Return how many children a node may still get; the expert's child does not count at an expanded root."""
+        children = self.children.get(parent, [])
+        if self.settings.depth == 0:
+            return 1 - len(children)
+        expert_at_root = parent == ROOT and any(self.nodes[child].origin == "expert" for child in children)
+        return self.settings.width + int(expert_at_root) - len(children)
 
 
 def explore(
@@ -148,12 +211,11 @@ def explore(
     growth.cursors[ROOT] = root
     if expert is not None and settings.expert_branch:
         yield from _hang_expert(growth, expert, observation)
-    capped = False
-    while growth.queue and not capped:
+    while growth.queue and not growth.capped:
         first, growth.queue = growth.queue[:wave], growth.queue[wave:]
         parents = [node for node in first if growth.wanted(node) > 0]
-        capped = bool(parents) and len(growth.nodes) >= settings.max_nodes
-        if parents and not capped:
+        growth.capped = bool(parents) and len(growth.nodes) >= settings.max_nodes
+        if parents and not growth.capped:
             yield from _expand(growth, parents)
     return ExplorationTree(
         task_id=spec.task_id,
@@ -162,7 +224,7 @@ def explore(
         redraws=growth.redraws,
         narrow=growth.narrow,
         stopped=growth.stopped,
-        capped=capped,
+        capped=growth.capped,
         cost=growth.cost,
     )
 
@@ -178,6 +240,7 @@ def _hang_expert(growth: _Growth, expert: Trajectory, observation: str) -> Routi
         expected, found = _result(recorded), _result(answers[0])
         if found != expected:
             raise _diverged(expert, number, expected, found)
+        growth.cost += Cost(env_steps=1)
         parent = growth.add(parent, recorded, moved(cursor, recorded, answers[0]), "expert", 0.0)
         branch.append(parent)
     growth.finish(branch, expert.outcome)
@@ -197,31 +260,29 @@ def _diverged(
 
 
 def _expand(growth: _Growth, parents: list[int]) -> Routine[None]:
-    """Give each parent its missing children and roll every child out to the end of the episode."""
+    """Give each parent its missing children and roll every child out to its end, as far as there is room."""
     drawn = yield from _distinct_proposals(growth, parents)
-    heads = [(parent, proposal) for parent in parents for proposal in drawn[parent]]
-    taken = yield from take(growth.env, [growth.cursors[parent] for parent, _ in heads], [p for _, p in heads])
-    branches = []
-    for (parent, proposal), (step, cursor) in zip(heads, taken, strict=True):
-        branches.append([growth.add(parent, step, cursor, "expansion", proposal.logprob)])
-    sampling = growth.rollout_sampling
-    running = [branch for branch in branches if not growth.cursors[branch[-1]].ended]
-    while running:
-        cursors = [growth.cursors[branch[-1]] for branch in running]
-        requests = [
-            sampling.request(cursor, growth.paths[branch[-1]], (0,))
-            for cursor, branch in zip(cursors, running, strict=True)
-        ]
-        answers: list[Proposed] = yield requests
-        proposals = [answer.proposals[0] for answer in answers]
-        for answer in answers:
-            growth.cost += spent(answer.proposals, answer.prompt_tokens)
-        taken = yield from take(growth.env, cursors, proposals)
-        for branch, proposal, (step, cursor) in zip(running, proposals, taken, strict=True):
-            branch.append(growth.add(branch[-1], step, cursor, "rollout", proposal.logprob))
-        running = [branch for branch in running if not growth.cursors[branch[-1]].ended]
-    for branch in branches:
-        growth.finish(branch, growth.cursors[branch[-1]].outcome)
+    begun = growth.branches(drawn)
+    branches = [branch for branch, _ in begun]
+    rollouts = [_roll_out(growth, branches[: number + 1], proposal) for number, (_, proposal) in enumerate(begun)]
+    yield from roll_out(growth.definition, rollouts)
+    while branches and not growth.fits(branches):
+        growth.capped = True
+        branches.pop()
+    growth.hang(branches)
+
+
+def _roll_out(growth: _Growth, branches: Sequence[_Branch], proposal: Proposal) -> Routine[None]:
+    """Play the last of some branches to its end, or until it and those before it do not fit into the tree together."""
+    branch, sampling = branches[-1], growth.rollout_sampling
+    while not branch.cursor.ended and growth.fits(branches):
+        if branch.taken:
+            answers: list[Proposed] = yield [sampling.request(branch.cursor, branch.path, (0,))]
+            proposal = answers[0].proposals[0]
+            growth.cost += spent(answers[0].proposals, answers[0].prompt_tokens)
+        ((step, cursor),) = yield from take(growth.env, [branch.cursor], [proposal])
+        growth.cost += Cost(env_steps=1)
+        branch.add(step, cursor, proposal.logprob, growth.settings.max_invalid)
 
 
 def _distinct_proposals(growth: _Growth, parents: list[int]) -> Routine[dict[int, list[Proposal]]]:

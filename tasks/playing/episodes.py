@@ -65,7 +65,7 @@ def searching(given: Settings, environment: EnvSpec, method: str, policy: Path, 
         qnet: folder of the QNet; loaded where the method needs it.
     """
     needed = qnet if get_method(method).needs_qnet else None
-    models = Models.of(given, environment.env, SFT, policy, needed, given.evaluate.max_new_tokens)
+    models = Models.of(given, environment.env, SFT, policy, needed)
     return EvaluationSetup.of(given, environment, models, method, method)
 
 

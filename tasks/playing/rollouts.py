@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from qlass.envs import get_definition, make_env
 from qlass.envs.core.base import EnvDefinition, TextEnv
+from qlass.envs.core.pool import EnvPool
 from qlass.policies.base import Policy, ValueFunction
 from qlass.policies.server import Server, ServerPolicy, ServerSettings
 from tasks.project.settings import Env, Inference, Settings
@@ -46,7 +49,7 @@ class Models:
 
     @classmethod
     def of(  # the policy's name and folder differ from stage to stage, the rest is said once in params.yaml
-        cls, given: Settings, env: str, name: str, policy: Path, qnet: Path | None, max_new_tokens: int
+        cls, given: Settings, env: str, name: str, policy: Path, qnet: Path | None
     ) -> Self:
         """Take the rest from `base` and `inference` of params.yaml.
 
@@ -56,11 +59,12 @@ class Models:
             name: of the policy, likewise.
             policy: its folder.
             qnet: folder of the QNet, or None.
-            max_new_tokens: tokens of one reply.
         """
         base, inference = given.base, given.inference
-        served = None if inference.server is None else _served(inference.server, env, name, max_new_tokens)
-        return cls(policy, qnet, base.chat_format, base.max_length, max_new_tokens, base.device, inference, served)
+        served = None if inference.server is None else _served(inference.server, env, name, base.max_new_tokens)
+        return cls(
+            policy, qnet, base.chat_format, base.max_length, base.max_new_tokens, base.device, inference, served
+        )
 
     @property
     def folders(self) -> tuple[Path, ...]:
@@ -134,13 +138,18 @@ class Player:
 
     Models forget all conversations before each shard: what is cached can change the last bit of a number, and a shard's bytes
     must not depend on what its process did before.
+
+    Engines are kept from shard to shard, as many as the definition allows, and closed when the player is gone: `close`
+    was called, nobody holds it any more, or the process ends. A process that is killed closes nothing, so what an engine
+    starts (a virtual machine, say) must end with the process that started it.
     """
 
     def __init__(self, environment: EnvSpec, models: Models) -> None:
         """Keep what to play with."""
         self.definition: EnvDefinition = get_definition(environment.env)
-        self._environment, self._models = environment, models
-        self._engines: list[TextEnv] = []
+        self._models = models
+        self._envs = EnvPool(partial(make_env, self.definition, environment.options, environment.max_steps))
+        self.close = weakref.finalize(self, self._envs.close)  # runs once, at the latest when the process ends
         self._loaded: _Loaded | None = None
 
     def play(self, starts: Iterable[Callable[[TextEnv], Routine[Any]]]) -> list[Any]:
@@ -148,11 +157,14 @@ class Player:
         from qlass.search.driver import drive
 
         routines, inference = list(starts), self._models.inference
-        slots = min(len(routines), inference.slots or len(routines))
-        while len(self._engines) < slots:
-            self._engines.append(make_env(self.definition, self._environment.options, self._environment.max_steps))
-        with self._fresh() as (policy, qnet):
-            results = dict(drive(routines, self._engines[:slots], policy, qnet, overlap=inference.overlap))
+        limits = (len(routines), inference.slots, self.definition.max_engines)
+        slots = min(limit for limit in limits if limit is not None)
+        try:
+            with self._fresh() as (policy, qnet):
+                results = dict(drive(routines, self._envs, policy, qnet, slots=slots, overlap=inference.overlap))
+        except BaseException:  # it ends this process, which may be killed as soon as the error is reported
+            self._envs.close()
+            raise
         return [results[number] for number in range(len(routines))]
 
     @contextmanager

@@ -70,6 +70,8 @@ class Base(Section):
     """How messages become tokens."""
     max_length: Tokens
     """Of one conversation; longer ones lose their oldest turns, never the instruction."""
+    max_new_tokens: Tokens
+    """Of a reply, wherever the policy acts; as many are kept free wherever a history is read."""
 
 
 class Inference(Section):
@@ -133,8 +135,6 @@ class Evaluate(Section):
 
     splits: Literal["test", "dev", "all"]
     """test: every test split that the environment has; dev: the one on which choices are made; all: both."""
-    max_new_tokens: Tokens
-    """Of a reply."""
     candidates: Candidates
     """generate, or admissible: score the environment's own list of actions."""
     shard_size: Tasks

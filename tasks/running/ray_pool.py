@@ -85,6 +85,7 @@ class RayPool(Pool):
         return cause
 
     def _dismiss(self, worker: Any) -> None:
+        worker.end.remote().future().exception()  # waits; whoever is dead already has ended too
         self.ray.kill(worker)
 
     def _end(self) -> None:
@@ -99,6 +100,10 @@ class _Actor:
 
     def ping(self) -> None:
         """Show that it lives."""
+
+    def end(self) -> None:
+        """Let go of what the worker holds, engines above all: `kill` leaves a process no time for it."""
+        self.worker = None
 
     def work(self, plan: Plan, project: Path, tasks: Sequence[Any]) -> Sequence[Any] | Exception:
         """Return the records of a shard, or the error: Ray would wrap what is raised."""

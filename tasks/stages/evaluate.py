@@ -16,7 +16,7 @@ def main(job: StageJob) -> None:
     """Write episodes and metrics, and trace the first episodes."""
     env, policy = job.cell.items.values()
     given = job.settings
-    models = Models.of(given, env, policy, paths.policy(env, policy), None, given.evaluate.max_new_tokens)
+    models = Models.of(given, env, policy, paths.policy(env, policy), None)
     record(job, EvaluationSetup.of(given, EnvSpec.of(env, given.envs[env]), models, policy, METHOD))
 
 

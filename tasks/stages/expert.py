@@ -1,17 +1,20 @@
 """Stage `expert`: the panels of an environment, and an expert's trajectories on its training tasks.
 
-Every trajectory is verified: its actions, replayed in another engine, must give the same observations and the reward.
+Every trajectory is verified: its actions, replayed after a new reset, must give the same observations and the reward.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from qlass.envs import get_definition, make_env
 from qlass.envs.core.panels import Panel, build_panel, check_disjoint, save_panel
+from qlass.envs.core.pool import EnvPool
 from qlass.errors import DataError
 from qlass.jsonl import replacing, write_json, write_records
 from qlass.records import TaskSpec, Trajectory
@@ -36,9 +39,11 @@ class ExpertSetup:
 
 
 def start(setup: ExpertSetup) -> Worker:
-    """Build two engines, one to play and one to verify; runs once in every worker process."""
+    """Build an engine to play and another one to verify, if a process may hold two; runs once in every worker process."""
     definition = get_definition(setup.env)
-    engine, other = (make_env(definition, setup.options, setup.max_steps) for _ in range(2))
+    pool = EnvPool(partial(make_env, definition, setup.options, setup.max_steps))
+    engine = pool.take()
+    other = engine if definition.max_engines == 1 else pool.take()
 
     def work(specs: Sequence[TaskSpec]) -> list[Trajectory]:
         played = [play(engine, definition, spec, seed=setup.seed, thoughts=setup.thoughts) for spec in specs]
@@ -46,6 +51,7 @@ def start(setup: ExpertSetup) -> Worker:
             verify(other, spec, trajectory)
         return played
 
+    weakref.finalize(work, pool.close)  # at the latest when the process ends
     return work
 
 

@@ -81,7 +81,7 @@ def main(job: StageJob) -> None:
     """Write trees and what they consist of."""
     name, given = job.cell.items["env"], job.settings.explore
     base = job.settings.base
-    models = Models.of(job.settings, name, settings.SFT, paths.policy(name, settings.SFT), None, given.max_new_tokens)
+    models = Models.of(job.settings, name, settings.SFT, paths.policy(name, settings.SFT), None)
     setup = ExploreSetup(EnvSpec.of(name, job.settings.envs[name]), models, given, base.seed)
     tasks = tasks_of(name, given.tasks)
     with job.work_folder() as folder:

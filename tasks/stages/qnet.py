@@ -32,6 +32,7 @@ def main(job: StageJob) -> None:
             work_dir=folder,
             seed=derive_seed(base.seed, "qnet", env),
             max_length=base.max_length,
+            max_new_tokens=base.max_new_tokens,
             chat_format=base.chat_format,
             device=base.device,
         )

@@ -25,6 +25,7 @@ def main(job: StageJob) -> None:
             instruction=paths.instruction(env).read_text(encoding="utf-8"),
             chat_format=base.chat_format,
             max_length=base.max_length,
+            max_new_tokens=base.max_new_tokens,
             seed=derive_seed(base.seed, name, env),
             device=base.device,
             out_dir=paths.policy(env, name),

@@ -95,7 +95,7 @@ def test_the_side_of_vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setenv("QLASS_VLLM_PYTHON", sys.executable)
     assert {row.name for row in expand.rows(1, 2, 1)} == INSTALLED | VLLM
-    assert "left out" not in capfd.readouterr().out
+    assert "expand_vs_vllm: left out" not in capfd.readouterr().out
     (tmp_path / "vllm.py").write_text("raise ImportError('no libgomp here')")
     with pytest.raises(SystemExit, match="ended without an answer"):
         expand.rows(1, 2, 1)

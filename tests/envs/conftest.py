@@ -4,18 +4,18 @@ from dataclasses import replace
 
 import pytest
 
-from qlass.envs.core.base import EnvDefinition
+from qlass.envs.core.base import EnvDefinition, TextEnv
 from qlass.records import TaskSpec
 
 
-class Counter:
+class Counter(TextEnv):
     """Say "up" `goal` times. Obeys the contract."""
 
     def __init__(self, options):
         self.goal, self.count = 3, 0
 
-    def info(self, *, valid=True, success=False):
-        return {"admissible_actions": ("down", "up"), "valid": valid, "success": success}
+    def info(self, *, valid=True, success=False, outcome=0.0):
+        return {"admissible_actions": ("down", "up"), "valid": valid, "success": success, "outcome": outcome}
 
     def reset(self, spec, *, seed=0):
         self.goal, self.count = spec.key["goal"], 0
@@ -26,7 +26,7 @@ class Counter:
             return "What?", 0.0, False, False, self.info(valid=False)
         self.count += 1 if action == "up" else -1
         over = self.count == self.goal
-        return f"{self.count}", float(over), over, False, self.info(success=over)
+        return f"{self.count}", float(over), over, False, self.info(success=over, outcome=float(over))
 
     def snapshot(self):
         return self.count

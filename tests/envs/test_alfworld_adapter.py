@@ -38,7 +38,12 @@ def test_no_admissible_actions_unless_asked(options: dict[str, Any]) -> None:
     """Without the option nothing is listed; actions work all the same."""
     env = AlfworldEnv(options)
     assert env.reset(SPEC)[1]["admissible_actions"] == ()
-    assert env.step("  Go  to bed 1.")[4] == {"admissible_actions": (), "valid": True, "success": False}
+    assert env.step("  Go  to bed 1.")[4] == {
+        "admissible_actions": (),
+        "valid": True,
+        "success": False,
+        "outcome": 0.0,
+    }
     env.close()
 
 

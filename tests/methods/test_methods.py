@@ -13,7 +13,7 @@ from qlass.errors import EnvironmentFault, ReplayDivergence, SettingsError
 from qlass.methods.base import get_method, method_names
 from qlass.policies.scripted import ScriptedPolicy
 from qlass.records import Cost, Episode, TaskSpec
-from qlass.search.driver import drive
+from tests.engines import drive
 from tests.methods.playing import BEST_OF_N, SETTINGS, CountedValue, NewEnv, Run, start
 from tests.search.conftest import CountedPolicy, wander
 

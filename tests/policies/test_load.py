@@ -73,7 +73,7 @@ def test_a_loaded_qnet_scores_as_the_saved_one(
     chat = load_chat_format("qlass", tokenizer)
     for history, values in zip(histories, found, strict=False):
         for reply, value in zip(replies, values, strict=True):
-            row = chat.row((*history, Message("assistant", reply)), 300)
+            row = chat.row((*history, Message("assistant", reply)), 300 - 12)
             expected = qnet(torch.tensor([row.ids]), torch.tensor([0]), torch.tensor([row.action_ends[-1]]))
             assert value == pytest.approx(float(expected), rel=1e-4, abs=1e-4)
 
@@ -158,7 +158,7 @@ def test_a_head_of_another_policy_keeps_its_own_trunk(
     request = Score(histories[0], ("Action: go east",))
     _, value = local_models(folder.parent / "other", folder.parent / "qnet", SETTINGS, str)
     assert value is not None
-    row = load_chat_format("qlass", tokenizer).row((*histories[0], Message("assistant", "Action: go east")), 300)
+    row = load_chat_format("qlass", tokenizer).row((*histories[0], Message("assistant", "Action: go east")), 300 - 12)
     expected = qnet(torch.tensor([row.ids]), torch.tensor([0]), torch.tensor([row.action_ends[-1]]))
     assert value.score([request])[0] == pytest.approx((float(expected),), rel=1e-4, abs=1e-5)
     save_qnet(qnet, folder.parent / "qnet", folder)  # one that learnt with its trunk

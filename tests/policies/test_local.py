@@ -252,7 +252,7 @@ def test_values_equal_a_plain_forward_pass(
         for request, scores in zip(requests, found, strict=True):
             assert len(scores) == len(request.replies)
             for reply, score in zip(request.replies, scores, strict=True):
-                row = chat.row((*request.history, Message("assistant", reply)), LENGTH)
+                row = chat.row((*request.history, Message("assistant", reply)), LENGTH - NEW)
                 state = plain(model, row.ids[: row.action_ends[-1] + 1])[-1]
                 assert score == pytest.approx(float(head(state)), rel=1e-4, abs=1e-4)
 

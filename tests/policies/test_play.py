@@ -18,8 +18,8 @@ from qlass.policies.llama import LlamaTrunk
 from qlass.policies.local import LocalPolicy, LocalValueFunction
 from qlass.prompts import ChatFormat
 from qlass.search.branch import Candidates, Sampling
-from qlass.search.driver import drive
 from qlass.search.explore import ExploreSettings, explore
+from tests.engines import drive
 
 BuildModel = Callable[..., LlamaForCausalLM]
 

@@ -20,8 +20,8 @@ from qlass.methods.base import Assignment, get_method
 from qlass.policies.base import Propose
 from qlass.policies.server import ServerPolicy, ServerSettings, _retry_after
 from qlass.records import History, Message
-from qlass.search.driver import drive
 from qlass.validation import problems
+from tests.engines import drive
 
 from .local_server import DROP, SETTINGS, Server
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from qlass.errors import ModelMismatch, SettingsError
-from qlass.prompts import ChatFormat, load_chat_format
+from qlass.prompts import ChatFormat, load_chat_format, prompt_limit
 from qlass.records import History, Message
 
 Build = Callable[[str], PreTrainedTokenizerFast]
@@ -144,30 +144,48 @@ def test_special_tokens_in_an_observation_are_plain_text(byte_tokenizer: Build, 
 @pytest.mark.parametrize("name", FORMATS)
 def test_long_conversations_lose_their_oldest_turns(word_tokenizer: Build, name: str) -> None:
     chat = load_chat_format(name, word_tokenizer(name))
-    short = (*HISTORY[:2], *HISTORY[4:])
-    limit = len(chat.row(HISTORY, 1000).ids) - 1
-    row, kept = chat.row(HISTORY, limit), chat.row(short, 1000)
+    longer = (*HISTORY[:5], Message("user", "I see cell 2"), *HISTORY[4:])
+    short = (*HISTORY[:2], *HISTORY[4:5], Message("user", "I see cell 2"), *HISTORY[4:])
+    limit = len(chat.prompt(longer[:6], 1000).ids) - 1
+    row, kept = chat.row(longer, limit), chat.row(short, 1000)
     assert (row.ids, row.assistant_mask) == (kept.ids, kept.assistant_mask)
     assert row.action_ends == [-1, *kept.action_ends]
-    limit = len(chat.prompt(HISTORY, 1000).ids) - 1
-    assert chat.prompt(HISTORY, limit) == chat.prompt(short, 1000)
+    assert chat.prompt(longer[:6], limit) == chat.prompt(short[:4], 1000)
 
 
 @pytest.mark.parametrize("name", FORMATS)
-@given(history=histories.filter(lambda history: len(history) > 2), spare=st.integers(0, 200))
+@given(history=histories, spare=st.integers(0, 200))
 def test_truncation_keeps_the_ends_and_fits(byte_tokenizer: Build, name: str, history: History, spare: int) -> None:
     chat = load_chat_format(name, byte_tokenizer(name))
-    newest = 1 + len(history) % 2  # with an open last reply the newest turn is that reply alone
-    least = (*history[:2], *history[max(2, len(history) - 3 + newest) :])
-    limit = len(chat.row(least, 10_000).ids) + spare
-    row = chat.row(history, limit)
-    assert len(row.ids) <= limit
-    assert row.ids[: len(chat.row(history[:2], 10_000).ids)] == chat.row(history[:2], 10_000).ids
-    assert row.action_ends[-1] >= 0
-    dropped = row.action_ends.count(-1)
-    assert row.ids == chat.row((*history[:2], *history[2 + 2 * dropped :]), 10_000).ids
+    history = history[: len(history) - len(history) % 2]  # ends with a user message
+    least = (*history[:2], *history[max(2, len(history) - 2) :])
+    limit = len(chat.prompt(least, 10_000).ids) + spare
+    prompt = chat.prompt(history, limit)
+    assert len(prompt.ids) <= limit
+    whole = chat.prompt(history, 10_000)
+    dropped = len(whole.boundaries) - len(prompt.boundaries)
+    kept = (*history[:2], *history[2 + dropped :])
+    assert prompt == chat.prompt(kept, 10_000)
     if dropped:  # no more than needed
-        assert len(chat.row((*history[:2], *history[2 * dropped :]), 10_000).ids) > limit
+        assert len(chat.prompt((*history[:2], *history[dropped:]), 10_000).ids) > limit
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@given(history=histories, spare=st.integers(0, 200), after=st.booleans())
+def test_a_row_is_cut_as_its_last_reply_was_drawn(
+    byte_tokenizer: Build, name: str, history: History, spare: int, after: bool
+) -> None:
+    chat = load_chat_format(name, byte_tokenizer(name))
+    history = history[: len(history) - len(history) % 2]
+    limit = len(chat.prompt((*history[:2], *history[max(2, len(history) - 2) :]), 10_000).ids) + spare
+    reply, answer = Message("assistant", "Action: go east"), Message("user", "You see nothing.")
+    row = chat.row((*history, reply, answer) if after else (*history, reply), limit)
+    acted = [*chat.prompt(history, limit).ids, *chat.reply(reply.content), chat.stop]
+    assert row.ids[: len(acted)] == acted
+    assert row.action_ends[-1] == len(acted) - 2
+    assert len(row.ids) == len(row.assistant_mask)
+    assert (len(row.ids) > len(acted)) == after
+    assert len(row.action_ends) == len(history) // 2
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -177,10 +195,16 @@ def test_what_cannot_be_truncated_is_an_error(word_tokenizer: Build, name: str, 
     chat = load_chat_format(name, word_tokenizer(name))
     fits = len(chat.prompt(HISTORY[:turns], 1000).ids)
     assert len(chat.prompt(HISTORY[:turns], fits).ids) == fits
-    with pytest.raises(SettingsError, match=r"base\.max_length.*newest turn"):
-        chat.prompt(HISTORY[:turns], fits - 1)
-    with pytest.raises(SettingsError, match=r"base\.max_length"):
-        chat.row(HISTORY[:turns], len(chat.row(HISTORY[:turns], 1000).ids) - 1)
+    chat.row(HISTORY[: turns + 1], fits)
+    for encode, messages in ((chat.prompt, turns), (chat.row, turns + 1)):
+        with pytest.raises(SettingsError, match=r"base\.max_length.*newest turn"):
+            encode(HISTORY[:messages], fits - 1)
+
+
+def test_what_is_left_for_the_history() -> None:
+    assert prompt_limit(300, 12) == 288
+    with pytest.raises(SettingsError, match="max_new_tokens: found 300; allowed are 1 to 299, below base.max_length"):
+        prompt_limit(300, 300)
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -16,6 +16,8 @@ from qlass.training.objectives.value import PathRow, label_values, tree_rows, va
 from tests.training import tiny
 
 ACTIONS = ("go to left", "go to right", "take key", "open door")
+LONGEST_REPLY = 9
+"""Tokens of a reply with one of these actions."""
 
 
 def tree(edges: list[tuple[int, str]], task_id: str = "t") -> ExplorationTree:
@@ -36,14 +38,14 @@ def labels_of(one: ExplorationTree) -> dict[tuple[str, int], float]:
     return {(one.task_id, node.node_id): (node.node_id % 7) / 6 for node in one.nodes}
 
 
-def rows_of(one: ExplorationTree, supervise: str = "action_end", max_length: int = 500) -> list[PathRow]:
+def rows_of(one: ExplorationTree, supervise: str = "action_end", max_prompt: int = 500) -> list[PathRow]:
     chat = load_chat_format("qlass", tiny.tokenizer())
     return tree_rows(
-        one, labels_of(one), instruction="go to door", chat=chat, max_length=max_length, supervise=supervise
+        one, labels_of(one), instruction="go to door", chat=chat, max_prompt=max_prompt, supervise=supervise
     )
 
 
-def node_rows(one: ExplorationTree, *, every_token: bool, max_length: int = 500):
+def node_rows(one: ExplorationTree, *, every_token: bool, max_prompt: int = 500):
     """The naive way: one row per node, holding the whole history and the action."""
     chat = load_chat_format("qlass", tiny.tokenizer())
     rows = []
@@ -52,7 +54,7 @@ def node_rows(one: ExplorationTree, *, every_token: bool, max_length: int = 500)
         while path[0].parent_id >= 0:
             path.insert(0, one.nodes[path[0].parent_id])
         history = history_of("go to door", one.observation, [step.step for step in path])[:-1]
-        encoded = chat.row(history, max_length)
+        encoded = chat.row(history, max_prompt)
         end = encoded.action_ends[-1]
         positions = list(range(end + 1)) if every_token else [end]
         target = labels_of(one)[one.task_id, node.node_id]
@@ -86,24 +88,40 @@ def test_rows_of_a_small_tree_exactly() -> None:
     ]
 
 
-@pytest.mark.parametrize("max_length", [500, 60])
+@pytest.mark.parametrize("max_prompt", [500, 60])
 @pytest.mark.parametrize("seed", range(3))
-def test_each_node_is_supervised_exactly_once(seed: int, max_length: int) -> None:
+def test_each_node_is_supervised_exactly_once(seed: int, max_prompt: int) -> None:
     one = random_tree(25, seed)
-    rows = rows_of(one, max_length=max_length)
+    rows = rows_of(one, max_prompt=max_prompt)
     assert sorted(node for row in rows for node in row.node_ids) == list(range(25))
-    assert all(len(row.row.ids) <= max_length for row in rows)
+    assert all(len(row.row.ids) <= max_prompt + LONGEST_REPLY for row in rows)
     assert all(len(row.node_ids) == len(row.row.positions) for row in rows)
     leaves = 25 - len({node.parent_id for node in one.nodes} - {-1})
-    assert len(rows) == leaves or max_length == 60
+    assert len(rows) == leaves or max_prompt == 60
+
+
+@pytest.mark.parametrize("max_prompt", range(40, 160, 7))
+@pytest.mark.parametrize("supervise", ["action_end", "every_token"])
+def test_training_reads_exactly_what_scoring_reads(supervise: str, max_prompt: int) -> None:
+    """Wherever histories are cut: the ids up to the end of each node's reply are those of prompt and reply."""
+    chat = load_chat_format("qlass", tiny.tokenizer())
+    one = tree([(n - 1, ACTIONS[n % 4]) for n in range(8)])
+    read: dict[int, tuple[int, ...]] = {}
+    for row in rows_of(one, supervise, max_prompt):
+        ends = [n for n, token in enumerate([*row.row.ids.tolist(), chat.stop]) if token == chat.stop][2:]
+        replies = ends[0::2][-len(row.node_ids) :]  # behind a row's last reply stands nothing
+        read |= {node: tuple(row.row.ids[:end].tolist()) for node, end in zip(row.node_ids, replies, strict=True)}
+    history = history_of("go to door", one.observation, [node.step for node in one.nodes])
+    scored = [(history[: 2 + 2 * n], history[2 + 2 * n].content) for n in range(len(one.nodes))]
+    assert read == {n: (*chat.prompt(h, max_prompt).ids, *chat.reply(text)) for n, (h, text) in enumerate(scored)}
 
 
 @pytest.mark.parametrize("supervise", ["action_end", "every_token"])
-@pytest.mark.parametrize("max_length", [500, 60])
-def test_gradients_equal_those_of_one_row_per_node(supervise: str, max_length: int) -> None:
+@pytest.mark.parametrize("max_prompt", [500, 60])
+def test_gradients_equal_those_of_one_row_per_node(supervise: str, max_prompt: int) -> None:
     one = random_tree(18, 3)
-    found = gradients([row.row for row in rows_of(one, supervise, max_length)])
-    wanted = gradients(node_rows(one, every_token=supervise == "every_token", max_length=max_length))
+    found = gradients([row.row for row in rows_of(one, supervise, max_prompt)])
+    wanted = gradients(node_rows(one, every_token=supervise == "every_token", max_prompt=max_prompt))
     for new, old in zip(found, wanted, strict=True):
         torch.testing.assert_close(new, old, rtol=1e-5, atol=1e-5)
 
@@ -118,7 +136,7 @@ def test_a_node_without_label_is_an_error() -> None:
     one = tree([(-1, "take key"), (0, "open door")])
     chat = load_chat_format("qlass", tiny.tokenizer())
     with pytest.raises(DataError, match="t: node 1 has the label None"):
-        tree_rows(one, {("t", 0): 1.0}, instruction="go", chat=chat, max_length=100)
+        tree_rows(one, {("t", 0): 1.0}, instruction="go", chat=chat, max_prompt=100)
 
 
 def test_a_tree_without_nodes_has_no_rows() -> None:
@@ -151,7 +169,7 @@ def test_every_observation_is_predicted_once_where_it_stands() -> None:
     chat = load_chat_format("qlass", tokenizer)
     one = random_tree(12, seed=3)
     rows = tree_rows(
-        one, labels_of(one), instruction="go to door", chat=chat, max_length=500, observations=True
+        one, labels_of(one), instruction="go to door", chat=chat, max_prompt=500, observations=True
     )  # fmt: skip
     plain = rows_of(one)
     found: list[str] = []
@@ -173,8 +191,8 @@ def test_an_observation_without_room_is_left_out() -> None:
     chat = load_chat_format("qlass", tiny.tokenizer())
     one = tree([(-1, "take key"), (0, "open door")])
     options = {"instruction": "go to door", "chat": chat, "observations": True}
-    (whole,) = tree_rows(one, labels_of(one), max_length=500, **options)
-    (cut,) = tree_rows(one, labels_of(one), max_length=len(whole.row.ids) - 1, **options)
+    (whole,) = tree_rows(one, labels_of(one), max_prompt=500, **options)
+    (cut,) = tree_rows(one, labels_of(one), max_prompt=len(whole.row.ids) - 1, **options)
     assert whole.row.observed is not None
     assert cut.row.observed is not None
     assert set(cut.row.observed) < set(whole.row.observed)
@@ -187,7 +205,7 @@ def test_a_failed_branch_is_cut_below_its_last_choice(tail: int | None, kept: tu
         [(-1, "take key"), (0, "go to left"), (1, "go to right"), (2, "go to left"), (-1, "open door"), (4, "x")]
     )
     chat = load_chat_format("qlass", tiny.tokenizer())
-    options = {"instruction": "go to door", "chat": chat, "max_length": 500}
+    options = {"instruction": "go to door", "chat": chat, "max_prompt": 500}
     rows = tree_rows(one, labels_of(one), **options, tail=tail)
     assert tuple(node for row in rows for node in row.node_ids) == kept
 
@@ -197,5 +215,5 @@ def test_a_successful_branch_is_never_cut() -> None:
     won = replace(one.nodes[2], step=replace(one.nodes[2].step, reward=1.0, terminated=True))
     one = replace(one, nodes=(*one.nodes[:2], won, one.nodes[3]))
     chat = load_chat_format("qlass", tiny.tokenizer())
-    rows = tree_rows(one, labels_of(one), instruction="go to door", chat=chat, max_length=500, tail=0)
+    rows = tree_rows(one, labels_of(one), instruction="go to door", chat=chat, max_prompt=500, tail=0)
     assert [row.node_ids for row in rows] == [(0, 1, 2), (3,)]

@@ -38,7 +38,7 @@ def run(policy: Path, tmp_path: Path, name: str = "q", **changes: Any):
     trees, labels = forest()
     return train_qnet(
         policy, trees, labels, column="q_norm", instruction=tiny.INSTRUCTION, settings=tiny.qnet_settings(**changes),
-        out_dir=tmp_path / name, work_dir=tmp_path / f"work-{name}", seed=0, max_length=200, chat_format="qlass",
+        out_dir=tmp_path / name, work_dir=tmp_path / f"work-{name}", seed=0, max_length=200, max_new_tokens=16, chat_format="qlass",
         resamples=50,
     )  # fmt: skip
 
@@ -80,7 +80,7 @@ def test_cut_branches_are_cut_in_training_only(policy: Path, tmp_path: Path) -> 
     result = train_qnet(
         policy, trees, labels, column="q_norm", instruction=tiny.INSTRUCTION,
         settings=tiny.qnet_settings(tail=0), out_dir=tmp_path / "q", work_dir=tmp_path / "work", seed=0,
-        max_length=200, chat_format="qlass", resamples=50,
+        max_length=200, max_new_tokens=16, chat_format="qlass", resamples=50,
     )  # fmt: skip
     assert sum(row["n"] for row in result.calibration) == 4 * 9
 

@@ -120,7 +120,7 @@ def experts(corridor: EnvDefinition, specs: list[TaskSpec]) -> list[Trajectory]:
 @pytest.fixture
 def run() -> Callable[..., Any]:
     """Return a function that plays one routine alone."""
-    from qlass.search.driver import drive
+    from tests.engines import drive
 
     def play(start: Callable[[TextEnv], Any], env: TextEnv, policy: Policy, value: Any = None) -> Any:
         ((_, result),) = drive([start], [env], policy, value)

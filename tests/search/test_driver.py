@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 
 from qlass.envs.core.base import EnvDefinition
+from qlass.envs.core.pool import EnvPool
 from qlass.errors import EnvironmentFault, ReplayDivergence, SettingsError
 from qlass.policies.base import Propose, Score
 from qlass.policies.scripted import ScriptedPolicy, ScriptedValueFunction
 from qlass.records import History, Message, TaskSpec
-from qlass.search.driver import Act, drive
+from qlass.search import driver
+from qlass.search.driver import Act
+from tests.engines import drive
 from tests.methods.playing import start as begin
 
 from .conftest import CountedEnv, CountedPolicy
@@ -76,6 +80,7 @@ def test_engines_bound_how_many_run_at_once(new_env: NewEnv, count: int) -> None
 
 def test_an_engine_belongs_to_one_routine_until_it_ends(new_env: NewEnv) -> None:
     owners: dict[int, list[int]] = {}
+    built: list[CountedEnv] = []
 
     def start(env: Any) -> Any:
         users = owners.setdefault(id(env), [0])
@@ -84,9 +89,71 @@ def test_an_engine_belongs_to_one_routine_until_it_ends(new_env: NewEnv) -> None
         yield from asks("x", 2)(env)
         users[0] -= 1
 
-    engines = [new_env(), new_env()]
-    assert len(list(drive([start] * 5, engines, echo()))) == 5
-    assert set(owners) == {id(engine) for engine in engines}
+    def make() -> CountedEnv:
+        built.append(new_env())
+        return built[-1]
+
+    pool = EnvPool(make)
+    assert len(list(driver.drive([start] * 5, pool, echo(), slots=2))) == 5
+    assert len(owners) == len(built) == 2
+    assert len(list(driver.drive([start] * 5, pool, echo(), slots=3, overlap=True))) == 5
+    assert len(owners) == len(built) == 3
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_an_engine_that_raised_is_not_lent_again(new_env: NewEnv, specs: list[TaskSpec], overlap: bool) -> None:
+    """Every task finds a working engine, and never are there more than may be."""
+    alive: list[CountedEnv] = []
+    most, closed = [0], [0]
+
+    class Mortal(CountedEnv):
+        def close(self) -> None:
+            alive.remove(self)
+            closed[0] += 1
+
+    def make() -> CountedEnv:
+        engine = Mortal(new_env())
+        engine.faults = {(specs[n].task_id, n % 3): EnvironmentFault("the engine died") for n in (1, 2, 5, 9)}
+        alive.append(engine)
+        most[0] = max(most[0], len(alive))
+        return engine
+
+    def start(spec: TaskSpec, env: Any) -> Any:
+        try:
+            env.reset(spec)
+            for _ in range(4):
+                yield [Act(env, env.snapshot(), "go nowhere")]
+                yield [Propose(history("x"), (0,), 0.0)]
+        except EnvironmentFault:
+            return "failed"
+        return "played"
+
+    pool = EnvPool(make)
+    starts = [partial(start, spec) for spec in specs[:12]]
+    found = dict(driver.drive(starts, pool, echo(), slots=3, overlap=overlap))
+    assert [n for n in range(12) if found[n] == "failed"] == [1, 2, 5, 9]
+    assert (most[0], closed[0]) == (3, 4)
+    pool.close()
+    assert not alive
+
+
+def test_engines_are_given_back_when_the_drive_breaks_off(new_env: NewEnv) -> None:
+    built: list[CountedEnv] = []
+
+    def make() -> CountedEnv:
+        built.append(new_env())
+        return built[-1]
+
+    def bug(env: Any) -> Any:
+        yield [Propose(history("x"), (0,), 0.0)]
+        raise ZeroDivisionError
+
+    pool = EnvPool(make)
+    with pytest.raises(ZeroDivisionError):
+        list(driver.drive([asks("x", 3), bug, asks("y", 3)], pool, echo(), slots=3))
+    next(driver.drive([asks("x", 1), asks("y", 3)], pool, echo(), slots=3))  # and the rest is forgotten
+    assert len(list(driver.drive([asks("x", 2)] * 5, pool, echo(), slots=3))) == 5
+    assert len(built) == 3
 
 
 def test_kinds_of_requests(new_env: NewEnv, specs: list[TaskSpec]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -13,15 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qlass.envs import make_env
-from qlass.envs.core.base import EnvDefinition
+from qlass.envs.core.base import EnvDefinition, StepResult
+from qlass.envs.core.replay import Replayed
+from qlass.envs.core.time_limit import TimeLimit
 from qlass.errors import EnvironmentFault, ReplayDivergence
 from qlass.labels import label_tree
 from qlass.policies.base import Propose, Proposed
 from qlass.policies.scripted import ScriptedPolicy
 from qlass.records import ExplorationTree, History, Message, Node, Step, TaskSpec, Trajectory
 from qlass.search.branch import Sampling
-from qlass.search.driver import drive
 from qlass.search.explore import ExploreSettings, explore
+from tests.engines import drive
 
 from .conftest import MAX_STEPS, OPTIONS, CountedEnv, CountedPolicy, wander
 
@@ -90,6 +93,22 @@ class Explorer:
         env, policy = self.env(), self.policy()
         ((_, tree),) = drive([self.start(case, **changes)], [env], policy)
         return tree, env, policy
+
+
+class Steps(CountedEnv):
+    """An engine that counts all its steps and cannot go back."""
+
+    steps = 0
+
+    def step(self, action: str) -> StepResult:
+        self.steps += 1
+        return super().step(action)
+
+    def snapshot(self) -> Any:
+        raise NotImplementedError
+
+    def restore(self, snapshot: Any) -> None:
+        raise NotImplementedError
 
 
 @pytest.fixture(scope="module")
@@ -251,21 +270,69 @@ def test_a_wave_gives_the_tree_of_one_by_one(explorer: Explorer, case: Case, wav
     assert sorted(env.executed) == sorted(other.executed)
 
 
-@given(case=cases, max_nodes=st.integers(1, 60))
-def test_the_node_budget(explorer: Explorer, case: Case, max_nodes: int) -> None:
-    """One by one, a capped tree is the beginning of the whole tree, cut after the expansion that filled the budget."""
-    whole, _, _ = explorer.grow(case, wave=1)
+def in_order(tree: ExplorationTree) -> list[list[Any]]:
+    """Return the branches of a tree that was grown one node at a time, in the order in which they started."""
+    return [
+        [(node.step, node.origin, node.logprob, tuple(n.step.action for n in path_to(tree, node))) for node in branch]
+        for branch in branches_of(tree)
+    ]
+
+
+@given(case=cases, max_nodes=st.integers(1, 60), wave=st.sampled_from([1, 2, 8]))
+def test_the_node_budget(explorer: Explorer, case: Case, max_nodes: int, wave: int) -> None:
+    """A capped tree is the first branches of the whole tree, as many as fit; a tree that fits is the whole tree."""
+    whole, _, _ = explorer.grow(case, wave=wave)
     limited = changed(case, max_nodes=max_nodes)
-    tree, _, _ = explorer.grow(limited, wave=1)
-    assert tree.nodes == whole.nodes[: len(tree.nodes)]
-    assert tree.capped == (tree.cost != whole.cost)
-    if tree.capped:
-        assert len(tree.nodes) >= max_nodes
-    else:
-        assert tree == whole
-    waves, _, _ = explorer.grow(limited)
-    assert waves.capped <= (len(waves.nodes) >= max_nodes)
-    assert len(label_tree(waves, 0.9)) == len(waves.nodes)
+    tree, env, _ = explorer.grow(limited, wave=wave)
+    expert = sum(node.origin == "expert" for node in whole.nodes)
+    assert len(tree.nodes) <= max(max_nodes, expert)
+    assert tree.capped or tree == whole
+    assert tree.capped <= (len(whole.nodes) > max_nodes)
+    alone = in_order(explorer.grow(case, wave=1)[0])
+    branches = in_order(explorer.grow(limited, wave=1)[0])
+    assert branches == alone[: len(branches)]
+    if len(branches) < len(alone):
+        assert sum(map(len, alone[: len(branches) + 1])) > max_nodes
+    assert sorted(map(repr, in_order(tree))) == sorted(map(repr, branches))  # whatever grows together
+    assert label_tree(tree, 0.9) or not tree.nodes
+    assert all(
+        node.step.terminated or node.step.truncated for node in tree.nodes if not children_of(tree)[node.node_id]
+    )
+    assert tree.cost.env_steps == len(env.executed)
+    together = case.settings.width * wave + 1
+    assert tree.cost.env_steps <= expert + max_nodes * (1 + math.log(together))
+
+
+def test_a_small_budget_holds(corridor: EnvDefinition, explorer: Explorer) -> None:
+    """Wide waves of long branches, which used to be finished whatever they cost."""
+    policy = CountedPolicy(ScriptedPolicy(lambda history, rng: f"Action: {rng.random()}", corridor.normalise_action))
+    case = a_case(width=4, max_nodes=30, max_redraws=0)
+    ((_, tree),) = drive([explorer.start(case)], [explorer.env()], policy)
+    expert = len(explorer.experts[1].steps)
+    assert tree.capped
+    assert len(tree.nodes) == expert + (30 - expert) // MAX_STEPS * MAX_STEPS
+
+
+@pytest.mark.parametrize("max_nodes", [1, 3])
+def test_the_expert_branch_is_whole_whatever_the_budget(explorer: Explorer, max_nodes: int) -> None:
+    tree, _, policy = explorer.grow(a_case(max_nodes=max_nodes))
+    assert [node.step for node in tree.nodes] == list(explorer.experts[1].steps)
+    assert len(tree.nodes) > max_nodes
+    assert (tree.capped, policy.batches) == (True, [])
+
+
+def test_depth_0_is_the_expert_branch_alone(explorer: Explorer) -> None:
+    tree, _, policy = explorer.grow(a_case(depth=0))
+    assert [node.step for node in tree.nodes] == list(explorer.experts[1].steps)
+    assert (tree.capped, tree.narrow, tree.stopped, policy.batches) == (False, 0, 0, [])
+
+
+def test_depth_0_without_an_expert_is_one_branch(explorer: Explorer) -> None:
+    tree, _, policy = explorer.grow(a_case(depth=0, expert_branch=False))
+    (branch,) = branches_of(tree)
+    assert branch == list(tree.nodes)
+    assert branch[-1].step.terminated or branch[-1].step.truncated
+    assert all(len(request.seeds) == 1 for batch in policy.batches for request in batch)
 
 
 @settings(max_examples=15)
@@ -384,6 +451,113 @@ def test_a_branch_that_leaves_a_stuck_expert_ends_at_once(explorer: Explorer) ->
     invalid = [node for node in below if not node.step.valid]
     assert invalid
     assert all(node.step.truncated for node in invalid)
+
+
+class Paying(CountedEnv):
+    """An engine that would pay a quarter, once somebody moved, if the episode ended before its end."""
+
+    def step(self, action: str) -> StepResult:
+        observation, reward, terminated, truncated, info = super().step(action)
+        moved = any(action.startswith("go ") for action in self.executed)
+        if not (terminated or truncated):
+            info["outcome"] = 0.25 * moved
+        return observation, reward, terminated, truncated, info
+
+    def snapshot(self) -> Any:
+        return super().snapshot(), tuple(self.executed)
+
+    def restore(self, snapshot: Any) -> None:
+        super().restore(snapshot[0])
+        self.executed = list(snapshot[1])
+
+
+def test_a_stuck_branch_pays_what_it_is_worth_by_then(corridor: EnvDefinition, explorer: Explorer) -> None:
+    """The last node alone has the reward, and its branch is expanded like any that paid."""
+    replies = [["go east", "who knows"], ["go west", "who knows"], ["who knows"]]
+
+    def stumble(history: History, rng: Any) -> str:
+        turn = sum(message.role == "assistant" for message in history)
+        return f"Action: {rng.choice(replies[min(turn, 2)])}"
+
+    paid: set[tuple[bool, float]] = set()
+    for seed in range(6):
+        case = replace(a_case(expert_branch=False, max_invalid=2, depth=2), seed=seed)
+        policy = ScriptedPolicy(stumble, corridor.normalise_action)
+        ((_, tree),) = drive([explorer.start(case)], [Paying(explorer.env())], policy)
+        children = children_of(tree)
+        for node in tree.nodes:
+            moved = any(n.step.action.startswith("go ") for n in path_to(tree, node))
+            if children[node.node_id]:
+                assert node.step.reward == 0.0
+            else:
+                assert node.step.truncated
+                paid.add((moved, node.step.reward))
+        assert tree.stopped == sum(
+            branch[0].depth == 1 and len(branch) > 1 and not branch[-1].step.reward for branch in branches_of(tree)
+        )
+    assert paid == {(True, 0.25), (False, 0.0)}
+
+
+def replayed(env: CountedEnv) -> TimeLimit:
+    """Return an engine that cannot go back, made to by replay, with the step limit."""
+    return TimeLimit(Replayed(env), MAX_STEPS)
+
+
+@settings(max_examples=30)
+@given(case=cases, max_nodes=st.sampled_from([20, UNLIMITED]))
+def test_replay_costs_one_way_to_each_branch(
+    corridor: EnvDefinition, explorer: Explorer, case: Case, max_nodes: int
+) -> None:
+    """The tree is the same; going back to where a branch leaves costs as many steps as that node is deep, once."""
+    case = replace(case, settings=replace(case.settings, max_nodes=max_nodes))
+    plain, _, _ = explorer.grow(case)
+    engine = Steps(corridor.make(OPTIONS))
+    definition = replace(corridor, replays=True)
+    start = lambda env: explore(  # noqa: E731
+        env,
+        definition,
+        explorer.specs[case.task],
+        case.settings,
+        Sampling(0.7, case.seed),
+        explorer.experts[case.task],
+    )
+    ((_, tree),) = drive([start], [replayed(engine)], explorer.policy())
+    assert tree.nodes == plain.nodes
+    replays = engine.steps - tree.cost.env_steps
+    ways = [node.depth - 1 for node in tree.nodes if node.origin == "expansion"]
+    if tree.capped:
+        assert replays <= sum(ways) + case.settings.depth  # the branch that did not fit
+    else:
+        assert replays == sum(ways)
+
+
+def test_side_by_side_replay_costs_every_step(corridor: EnvDefinition, explorer: Explorer) -> None:
+    """Why a definition says that it replays: else every step of every branch is a way from the start."""
+
+    def replays(definition: EnvDefinition) -> int:
+        engine, case = Steps(corridor.make(OPTIONS)), a_case(width=3, depth=4)
+        start = lambda env: explore(  # noqa: E731
+            env, definition, explorer.specs[1], case.settings, Sampling(0.7, 0), explorer.experts[1]
+        )
+        ((_, tree),) = drive([start], [replayed(engine)], explorer.policy())
+        return engine.steps - tree.cost.env_steps
+
+    assert replays(corridor) > 3 * replays(replace(corridor, replays=True))
+
+
+def test_other_trees_grow_beside_one_that_replays(corridor: EnvDefinition, explorer: Explorer) -> None:
+    definition, policy, case = replace(corridor, replays=True), explorer.policy(), a_case(rollout_temperature=0.0)
+    starts = [
+        lambda env, task=task: explore(
+            env, definition, explorer.specs[task], case.settings, Sampling(0.7, 0), explorer.experts[task]
+        )
+        for task in range(4)
+    ]
+    envs = [replayed(Steps(corridor.make(OPTIONS))) for _ in range(4)]
+    found = dict(drive(starts, envs, policy))
+    assert found == {task: explorer.grow(replace(case, task=task))[0] for task in range(4)}
+    steps = [sum(request.temperature == 0 for request in batch) for batch in policy.batches]
+    assert max(steps) == 4  # one of each tree
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 12])

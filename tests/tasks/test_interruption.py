@@ -17,7 +17,7 @@ SMALL = {
     "explore.tasks": 6,
     "explore.depth": 2,
     "explore.max_nodes": 40,
-    "explore.max_new_tokens": 4,
+    "base.max_new_tokens": 4,
     "explore.shard_size": 2,
 }
 Params = Callable[[dict[str, Any]], None]

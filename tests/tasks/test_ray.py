@@ -103,6 +103,7 @@ def test_ray_writes_the_bytes_of_processes(tmp_path: Path, on_ray: Drive, expect
     found = list(tmp_path.glob("pid-*"))
     assert len(found) == 4
     assert {path.read_text() for path in found} == {"threads=1"}
+    assert sorted(pids(tmp_path, "closed-")) == sorted(pids(tmp_path))
 
 
 @pytest.mark.slow
@@ -264,9 +265,9 @@ def test_stages_write_the_bytes_of_processes(
     cluster: Cluster,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    tiny = {"tasks": 6, "depth": 2, "max_nodes": 40, "max_new_tokens": 4, "shard_size": 2}
+    tiny = {"tasks": 6, "depth": 2, "max_nodes": 40, "shard_size": 2}
     params({f"explore.{key}": value for key, value in tiny.items()})
-    params({"evaluate.max_new_tokens": 4, "evaluate.shard_size": 4})
+    params({"base.max_new_tokens": 4, "evaluate.shard_size": 4})
     monkeypatch.setenv("PYTHONPATH", str(project))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # tracking is not what is tested here
     for name in ("RAY_ADDRESS", "RAY_TMPDIR", *OWN):

@@ -25,8 +25,10 @@ from qlass.search.methods import single
 from tasks.playing import episodes
 from tasks.playing.rollouts import EnvSpec, Models
 from tasks.project import settings
+from tasks.running.shards import Crew, Plan, run_shards
 from tests.policies.counting import Counting
 from tests.policies.local_server import Server
+from tests.tasks import mortal
 
 REPOSITORY = Path(__file__).parents[2]
 OPTIONS = {"length": 5, "rooms": 3}
@@ -86,13 +88,17 @@ def server(policy: Path) -> Iterator[Server]:
         yield made
 
 
+def setup_of(found: settings.Settings, policy: Path) -> episodes.EvaluationSetup:
+    models = Models.of(found, "corridor", "sft", policy, None, NEW)
+    return episodes.EvaluationSetup(
+        EnvSpec("corridor", OPTIONS, 5), models, "sft", partial(single, method="sft"), Sampling(0.0, 0)
+    )
+
+
 def play(found: settings.Settings, policy: Path, shards: int = 1, tasks: int = 4) -> list[Episode]:
     """Play the same shard of the corridor greedily in this process, as often as asked."""
-    models = Models.of(found, "corridor", "sft", policy, None, NEW)
-    environment = EnvSpec("corridor", OPTIONS, 5)
-    setup = episodes.EvaluationSetup(environment, models, "sft", partial(single, method="sft"), Sampling(0.0, 0))
     panel = get_definition("corridor").panels(OPTIONS, "train", 0)
-    work, shard = episodes.start(setup), [(next(panel), 0) for _ in range(tasks)]
+    work, shard = episodes.start(setup_of(found, policy)), [(next(panel), 0) for _ in range(tasks)]
     return [episode for _ in range(shards) for episode in work(shard)]
 
 
@@ -128,6 +134,44 @@ def test_a_process_loads_once_and_begins_each_shard_with_an_empty_cache(
     assert len(loaded) == 1
     half = len(count.prefills) // 2
     assert count.prefills[:half] == count.prefills[half:]
+
+
+def test_engines_are_few_kept_and_closed(policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as the definition allows, used for all shards, closed when the player is gone."""
+    plain = play(given(), policy, shards=2)
+    notes = mortal.offer(monkeypatch, tmp_path, max_engines=2)
+    assert play(given(), policy, shards=2) == plain
+    assert notes() == ["built", "built", "closed", "closed"]
+    assert play(given(slots=1), policy, shards=2) == plain
+    assert notes()[4:] == ["built", "closed"]
+
+
+def test_an_engine_that_raised_is_replaced(policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its task is lost, the others are played on a new one; never are there two where one is allowed."""
+    plain = play(given(), policy)
+    notes = mortal.offer(monkeypatch, tmp_path, max_engines=1, dies_on="train/00001")
+    found = play(given(), policy)
+    assert found[1].error == "EnvironmentFault: the virtual machine is gone"
+    assert [found[0], *found[2:]] == [plain[0], *plain[2:]]
+    assert notes() == ["built", "closed", "built", "closed"]
+
+
+def test_an_error_that_ends_the_process_closes_all_engines_first(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The parent of a worker process kills it as soon as it has reported the error."""
+    notes = mortal.offer(monkeypatch, tmp_path, max_engines=2, bug_on="train/00001")
+    with pytest.raises(AssertionError, match="a bug"):
+        play(given(), policy)
+    assert notes() == ["built", "built", "closed", "closed"]
+
+
+def test_a_worker_process_closes_its_engines_at_its_end(policy: Path, tmp_path: Path) -> None:
+    setup = setup_of(given(), policy)
+    panel = get_definition("corridor").panels(OPTIONS, "train", 0)
+    plan = Plan(mortal.start, (tmp_path, setup), Episode, tmp_path, 3, Crew(1), "test")
+    assert len(list(run_shards(plan, [(next(panel), 0) for _ in range(6)]))) == 6
+    assert mortal.notes(tmp_path) == ["built", "built", "closed", "closed"]
 
 
 def test_a_server_that_does_not_know_the_model(policy: Path, server: Server) -> None:

@@ -14,6 +14,7 @@ def test_worker_count_changes_no_byte(tmp_path: Path) -> None:
         folder = tmp_path / str(workers)
         assert drive(folder, workers=workers).returncode == 0
         assert len(pids(folder)) == workers
+        assert sorted(pids(folder, "closed-")) == sorted(pids(folder))
         outputs.append((folder / "out.jsonl").read_bytes())
     assert outputs[0] == outputs[1]
     assert outputs[0].count(b"\n") == 19

@@ -8,7 +8,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from qlass.envs import get_definition, make_env
-from qlass.envs.core.base import Info, StepResult, TextEnv
+from qlass.envs.core.base import Info, Snapshot, StepResult, TextEnv
 from qlass.envs.core.panels import build_panel, load_panel
 from qlass.errors import ReplayDivergence
 from qlass.jsonl import read_json, read_records, write_records
@@ -51,6 +51,15 @@ class Forgetful(TextEnv):
         observation, *rest = self.env.step(action)
         self.left -= 1
         return (f"{observation}!" if self.left == 0 else observation, *rest)  # type: ignore[return-value]
+
+    def snapshot(self) -> Snapshot:
+        return self.env.snapshot()
+
+    def restore(self, snapshot: Snapshot) -> None:
+        self.env.restore(snapshot)
+
+    def close(self) -> None:
+        self.env.close()
 
 
 def test_an_expert_episode_is_played_and_verified(corridor: TextEnv, spec: TaskSpec) -> None:

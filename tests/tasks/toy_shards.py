@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -37,6 +38,7 @@ def start(setup: tuple[str, Path]) -> shards.Worker:
             raise ZeroDivisionError("oops")
         return [TaskSpec(str(t), "e", "s", hashlib.sha256(str(t).encode()).hexdigest(), {}) for t in tasks]
 
+    weakref.finalize(work, (folder / f"closed-{os.getpid()}").touch)  # as engines are closed
     return work
 
 
@@ -58,9 +60,9 @@ def drive(
     return subprocess.run(line, capture_output=True, text=True, check=False, timeout=120, env=variables)
 
 
-def pids(folder: Path) -> list[int]:
-    """Return the processes that have worked in a folder."""
-    return [int(path.name.removeprefix("pid-")) for path in folder.glob("pid-*")]
+def pids(folder: Path, prefix: str = "pid-") -> list[int]:
+    """Return the processes that have worked in a folder, or those that let go of what they held (`closed-`)."""
+    return [int(path.name.removeprefix(prefix)) for path in folder.glob(f"{prefix}*")]
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:

@@ -6,11 +6,13 @@ is edited. `check_env` (in `qlass.envs.core.checker`) says whether it keeps the 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Protocol, TypeAlias, TypedDict
 
+from qlass.errors import EnvironmentFault
 from qlass.records import TaskSpec
 
 Snapshot: TypeAlias = Any
@@ -24,34 +26,45 @@ class Info(TypedDict):
         admissible_actions: every action the engine would execute now, sorted; empty where an engine cannot say.
         valid: the last action was understood and executed (True after reset).
         success: the environment's success predicate, False before the end.
+        outcome: what the episode would pay if it ended now, in [0, 1]; at the end it is the reward. Environments
+            without partial credit have 0 until the end.
     """
 
     admissible_actions: tuple[str, ...]
     valid: bool
     success: bool
+    outcome: float
 
 
 StepResult: TypeAlias = tuple[str, float, bool, bool, Info]
 """(observation, reward in [0, 1], terminated, truncated, info)."""
 
 
-class TextEnv(Protocol):
-    """A text environment. `snapshot` and `restore` make tree search cheap; engines without them are replayed."""
+class TextEnv(ABC):
+    """A text environment. `snapshot` and `restore` make tree search cheap; engines without them are replayed.
 
+    Rewards are outcome rewards: 0 until the last step of an episode.
+    """
+
+    @abstractmethod
     def reset(self, spec: TaskSpec, *, seed: int = 0) -> tuple[str, Info]:
         """Start the task; equal (spec, seed) give equal episodes for equal actions."""
 
+    @abstractmethod
     def step(self, action: str) -> StepResult:
         """Execute one action. An action that is not understood is a step too, with `info["valid"]` False."""
 
+    @abstractmethod
     def snapshot(self) -> Snapshot:
         """Copy the engine's state."""
 
+    @abstractmethod
     def restore(self, snapshot: Snapshot) -> None:
         """Return to a state copied since the last `reset`."""
 
+    @abstractmethod
     def close(self) -> None:
-        """Free the engine; calling it twice is fine."""
+        """Free the engine, also one that raised an error; calling it twice is fine."""
 
 
 class Expert(Protocol):
@@ -76,6 +89,13 @@ class EnvDefinition:
         categories: all values of TaskSpec.category, in table order.
         splits: the splits that it has, of train, dev, test_seen and test_unseen, in table order.
         packages: distributions whose versions can change what it does; its stages run again when one of them changes.
+        max_engines: engines that one process may hold at a time, at least 1 (a virtual machine each, say); None: as
+            many as asked for.
+        replays: going back to another state costs a replay of the actions up to it (`qlass.envs.core.replay`), so branches
+            are played one after the other.
+
+    Raises:
+        EnvironmentFault: `max_engines` is below 1.
     """
 
     name: str
@@ -88,6 +108,15 @@ class EnvDefinition:
     categories: tuple[str, ...]
     splits: tuple[str, ...] = ("train", "dev", "test_seen", "test_unseen")
     packages: tuple[str, ...] = ()
+    max_engines: int | None = None
+    replays: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the number of engines; see Raises."""
+        if self.max_engines is not None and self.max_engines < 1:
+            raise EnvironmentFault(
+                f"environment {self.name}: max_engines is {self.max_engines}; allowed are 1 or more, or None (no limit)"
+            )
 
 
 def package_text(package: str, name: str) -> str:

@@ -141,12 +141,13 @@ def _panel(case: _Case) -> None:
 def _reset(case: _Case) -> None:
     """Equal (spec, seed) give equal first observations, in one engine and in another."""
     spec = case.specs()[0]
-    with case.engine() as env, case.engine() as other:
+    with case.engine() as env:
         first = env.reset(spec, seed=case.seed)
         check_start(first)
         _, action = case.definition.make_expert(spec, case.seed).act(first[0])
         env.step(action)
         expect(env.reset(spec, seed=case.seed) == first, "a second reset differs from the first")
+    with case.engine() as other:  # after the first is closed: a process may not be able to hold two
         expect(other.reset(spec, seed=case.seed) == first, "reset differs in a second engine")
 
 

@@ -22,7 +22,7 @@ def check_start(start: Any) -> None:
     expect(isinstance(start, tuple) and len(start) == 2, f"reset returned {start!r}, expected (observation, info)")
     observation, info = start
     expect(isinstance(observation, str) and bool(observation), f"reset: observation={observation!r}, expected a text")
-    _check_info("reset", info, ended=False)
+    _check_info("reset", info, reward=None)
     expect(info["valid"], "reset: info['valid'] must be True")
 
 
@@ -38,11 +38,11 @@ def check_result(action: str, result: Any) -> None:
     expect(not (terminated and truncated), f"{where}: both terminated and truncated")
     ended = terminated or truncated
     expect(ended or reward == 0.0, f"{where}: reward={reward} before the end; rewards are outcome rewards")
-    _check_info(where, info, ended=ended)
+    _check_info(where, info, reward=reward if ended else None)
 
 
-def _check_info(where: str, info: Any, *, ended: bool) -> None:
-    """Check what comes beside an observation."""
+def _check_info(where: str, info: Any, *, reward: float | None) -> None:
+    """Check what comes beside an observation; `reward` is that of the end, None before it."""
     lacking = (
         sorted(Info.__required_keys__ - info.keys()) if isinstance(info, dict) else sorted(Info.__required_keys__)
     )
@@ -54,4 +54,10 @@ def _check_info(where: str, info: Any, *, ended: bool) -> None:
     )
     for name in ("valid", "success"):
         expect(type(info[name]) is bool, f"{where}: info[{name!r}]={info[name]!r}, expected a bool")
-    expect(ended or not info["success"], f"{where}: info['success'] is True before the end")
+    expect(reward is not None or not info["success"], f"{where}: info['success'] is True before the end")
+    outcome = info["outcome"]
+    expect(
+        type(outcome) is float and 0.0 <= outcome <= 1.0,
+        f"{where}: info['outcome']={outcome!r}, expected a float in [0, 1]",
+    )
+    expect(reward in (None, outcome), f"{where}: info['outcome']={outcome} at the end, but the reward is {reward}")

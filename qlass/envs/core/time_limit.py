@@ -18,9 +18,10 @@ class _Mark(NamedTuple):
 
 
 class TimeLimit(TextEnv):
-    """End an episode as truncated after `max_steps` steps, unless its last step terminates it.
+    """End an episode as truncated after `max_steps` steps, unless its last step ends it anyway.
 
-    The count is part of a snapshot, so a branch of a tree has the limit of a whole episode.
+    What the episode is worth by then, `info["outcome"]`, is the reward of that step. The count is part of a snapshot, so
+    a branch of a tree has the limit of a whole episode.
     """
 
     def __init__(self, env: TextEnv, max_steps: int) -> None:
@@ -56,7 +57,8 @@ class TimeLimit(TextEnv):
             raise EnvironmentFault(f"step({action!r}): there is no episode or it is over; call reset or restore first")
         observation, reward, terminated, truncated, info = self._env.step(action)
         self._steps += 1
-        truncated = truncated or (self._steps >= self._max_steps and not terminated)
+        if self._steps >= self._max_steps and not (terminated or truncated):
+            reward, truncated = info["outcome"], True
         self._over = terminated or truncated
         return observation, reward, terminated, truncated, info
 

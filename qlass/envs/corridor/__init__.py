@@ -74,8 +74,13 @@ class CorridorEnv(TextEnv):
         self._corridor = None
 
     def _info(self, corridor: Corridor, *, valid: bool) -> Info:
-        actions = corridor.actions(self._state)
-        return {"admissible_actions": actions, "valid": valid, "success": self._state.outcome == 1.0}
+        outcome = self._state.outcome or 0.0
+        return {
+            "admissible_actions": corridor.actions(self._state),
+            "valid": valid,
+            "success": outcome == 1.0,
+            "outcome": outcome,
+        }
 
 
 DEFINITION = EnvDefinition(

@@ -20,7 +20,7 @@ import qlass
 from qlass import errors, processes
 from qlass.errors import ModelMismatch, QlassError
 from qlass.jsonl import read_json, replacing, write_json
-from qlass.models.precision import pick_device, pick_precision
+from qlass.models.precision import pick_device
 from qlass.seeds import derive_seed
 from qlass.training.core.backends import make_backend
 from qlass.training.core.checkpoint import LossRow
@@ -80,17 +80,6 @@ class Trained:
     module: nn.Module
     curve: list[LossRow]
     precision: Literal["fp32", "bf16"]
-
-
-def resolve_precision(settings: TrainSettings, device: str, work_dir: Path) -> Literal["fp32", "bf16"]:
-    """Return the precision of this run; what `auto` chose at first is kept when the run is resumed."""
-    path = work_dir / "precision.json"
-    if settings.precision == "auto" and path.exists():
-        chosen: Literal["fp32", "bf16"] = read_json(path)["precision"]
-        return chosen
-    chosen = pick_precision(settings.precision, pick_device(device))
-    write_json(path, {"precision": chosen})
-    return chosen
 
 
 def run_job(job: TrainJob[Any], rows: Sequence[TrainRow], work_dir: Path) -> Trained:

@@ -26,21 +26,36 @@ class SftSettings(TrainSettings):
     """Low-rank adapters; null: full fine-tuning."""
 
 
-def sft_row(trajectory: Trajectory, instruction: str, chat: ChatFormat, max_length: int) -> TrainRow:
-    """Turn a trajectory into a row: each token of a reply, and the end of its turn, is predicted; nothing else.
+def sft_rows(trajectory: Trajectory, instruction: str, chat: ChatFormat, max_prompt: int) -> list[TrainRow]:
+    """Turn a trajectory into rows: each token of a reply, and the end of its turn, is predicted; nothing else.
+
+    Each reply is read after exactly the history that the policy sees when it acts. The replies whose histories are
+    whole share the first row, which is the only one unless the episode is very long; each later reply has its own.
+
+    Args:
+        trajectory: at least one step.
+        instruction: the environment's instruction text.
+        chat: chat format of the policy.
+        max_prompt: tokens that a history may have; see `qlass.prompts.prompt_limit`.
 
     Raises:
         DataError: nothing is supervised; names the task.
     """
-    encoded = chat.row(history_of(instruction, trajectory.observation, trajectory.steps), max_length)
-    # The hidden state before a token predicts it.
-    positions = [index - 1 for index, mask in enumerate(encoded.assistant_mask) if mask and index > 0]
-    if not positions:
-        raise DataError(
-            f"{trajectory.task_id}: no token is supervised ({len(trajectory.steps)} steps, {len(encoded.ids)} tokens); "
-            "a trajectory needs at least one reply"
-        )
-    return make_row(encoded.ids, positions, [encoded.ids[position + 1] for position in positions])
+    steps = trajectory.steps
+    if not steps:
+        raise DataError(f"{trajectory.task_id}: no token is supervised; a trajectory needs at least one reply")
+    rows: list[TrainRow] = []
+    for number in range(len(steps), 0, -1):
+        history = history_of(instruction, trajectory.observation, steps[:number])[:-1]
+        encoded = chat.row(history, max_prompt)
+        cut = -1 in encoded.action_ends
+        first = len(chat.prompt(history[:-1], max_prompt).ids) if cut else 0
+        replied = [index for index, mask in enumerate(encoded.assistant_mask) if mask and index >= first]
+        # The hidden state before a token predicts it.
+        rows.append(make_row(encoded.ids, [index - 1 for index in replied], [encoded.ids[index] for index in replied]))
+        if not cut:
+            break
+    return rows[::-1]
 
 
 def build_module(job: TrainJob[SftSettings]) -> LanguageLoss:

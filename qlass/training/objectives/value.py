@@ -143,14 +143,14 @@ def tree_rows(
     *,
     instruction: str,
     chat: ChatFormat,
-    max_length: int,
+    max_prompt: int,
     supervise: Literal["action_end", "every_token"] = "action_end",
     tail: int | None = None,
     observations: bool = False,
 ) -> list[PathRow]:
     """Return the rows of a tree.
 
-    A node whose own history is too long for `max_length` gets a row of its own, truncated exactly as it will be when
+    A node whose own history is too long for `max_prompt` gets a row of its own, truncated exactly as it will be when
     the QNet scores it; the others share path rows that are never truncated.
 
     Args:
@@ -158,14 +158,14 @@ def tree_rows(
         labels: has every node of the tree.
         instruction: the environment's instruction text.
         chat: chat format of the backbone.
-        max_length: tokens of one row.
+        max_prompt: tokens that a history may have, the same as when the QNet scores; see `qlass.prompts.prompt_limit`.
         supervise: `every_token` puts each node's label on all tokens up to its action, as the released code does (the
             mean over its tokens counts as one node).
         tail: steps that are kept of a branch with outcome 0 below its last choice between siblings; None keeps all.
             *Differs from the paper*, which has no such limit: failing branches run to the step limit and would make up
             most tokens, all with the label 0.
         observations: also mark the observations that follow the nodes, each once, as tokens to predict (with `action_end` only;
-            a node without room for its observation has none).
+            a node after whose observation the history would be cut has none).
 
     Raises:
         ValueError: observations are to be predicted with `every_token`.
@@ -174,10 +174,10 @@ def tree_rows(
     if observations and supervise != "action_end":
         raise ValueError(f"observations are predicted with supervise='action_end' only, not with {supervise!r}")
     values = {node.node_id: _value(labels, tree.task_id, node.node_id) for node in tree.nodes}
-    paths = _Paths(tree, instruction, chat, max_length, tail)
+    paths = _Paths(tree, instruction, chat, max_prompt, tail)
     shared, alone = paths.cover()
     if supervise == "action_end":
-        rows = list(_action_end_rows(shared, values, max_length if observations else None))
+        rows = list(_action_end_rows(shared, values, max_prompt if observations else None))
         rows += [_node_row(path, values, every_token=False, observations=observations) for path in alone]
     else:
         rows = list(_every_token_rows(shared, values))
@@ -189,9 +189,9 @@ class _Paths:
     """The paths of a tree that together hold every node."""
 
     def __init__(
-        self, tree: ExplorationTree, instruction: str, chat: ChatFormat, max_length: int, tail: int | None
+        self, tree: ExplorationTree, instruction: str, chat: ChatFormat, max_prompt: int, tail: int | None
     ) -> None:
-        self._tree, self._instruction, self._chat, self._max_length = tree, instruction, chat, max_length
+        self._tree, self._instruction, self._chat, self._max_prompt = tree, instruction, chat, max_prompt
         self._tail = tail
         self._children = Counter(node.parent_id for node in tree.nodes)
 
@@ -231,7 +231,7 @@ class _Paths:
     def _encode(self, nodes: Sequence[Node]) -> TrainingRow:
         """Encode the conversation that ends with the last node's reply."""
         history = history_of(self._instruction, self._tree.observation, [node.step for node in nodes])
-        return self._chat.row(history[:-1], self._max_length)
+        return self._chat.row(history[:-1], self._max_prompt)
 
     def _after(self, node: Node) -> tuple[int, ...]:
         """Encode the observation that a node led to."""

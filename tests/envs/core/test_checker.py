@@ -5,9 +5,12 @@ import itertools
 import pytest
 
 from qlass.envs import get_definition
+from qlass.envs.core.base import TextEnv
 from qlass.envs.core.checker import CHECKS, CheckFailed, check_env
-from qlass.errors import DataError, SettingsError
+from qlass.errors import DataError, EnvironmentFault, SettingsError
 from qlass.records import TaskSpec
+
+from .conftest import Counter as Toy
 
 
 def test_the_toy_passes(toy):
@@ -75,6 +78,14 @@ def refusing_step(original):
     return step
 
 
+def half_paid_step(original):
+    def step(self, action):
+        observation, reward, terminated, truncated, info = original(self, action)
+        return observation, reward, terminated, truncated, info | {"outcome": reward or 0.5 * (self.count > 1)}
+
+    return step
+
+
 def close_once(self):
     if getattr(self, "closed", False):
         raise RuntimeError("already closed")
@@ -111,7 +122,7 @@ BROKEN = {
     "reset is not valid": ("reset_determinism", {"reset": lambda self, spec, seed=0: ("o", self.info(valid=False))}, "must be True"),
     "reset is a success": ("reset_determinism", {"reset": lambda self, spec, seed=0: ("o", self.info(success=True))}, "before the end"),
     "reset raises": ("reset_determinism", {"reset": lambda self, spec: ("o", {})}, "raised TypeError"),
-    "info is empty": ("reset_determinism", {"info": lambda self, **_: {}}, r"lacks \['admissible_actions', 'success', 'valid'\]"),
+    "info is empty": ("reset_determinism", {"info": lambda self, **_: {}}, r"lacks \['admissible_actions', 'outcome', 'success', 'valid'\]"),
     "info is None": ("reset_determinism", {"info": lambda self, **_: None}, "lacks"),
     "a 4-tuple": ("step_contract", {"step": returning(lambda self: ("o", 0.0, False, self.info()))}, "expected a 5-tuple"),
     "observation is bytes": ("step_contract", {"step": returning(lambda self: (b"o", 0.0, False, False, self.info()))}, "expected a text"),
@@ -122,6 +133,10 @@ BROKEN = {
     "terminated is an int": ("step_contract", {"step": returning(lambda self: ("o", 1.0, 1, False, self.info()))}, "terminated=1"),
     "both ended": ("step_contract", {"step": returning(lambda self: ("o", 1.0, True, True, self.info()))}, "both terminated and truncated"),
     "success too early": ("step_contract", {"step": returning(lambda self: ("o", 0.0, False, False, self.info(success=True)))}, "'success'"),
+    "outcome is no float": ("reset_determinism", {"reset": lambda self, spec, seed=0: ("o", self.info(outcome=0))}, r"info\['outcome'\]=0, expected a float"),
+    "outcome is too high": ("step_contract", {"step": returning(lambda self: ("o", 0.0, False, False, self.info(outcome=1.5)))}, r"info\['outcome'\]=1.5"),
+    "outcome is not the reward": ("step_contract", {"step": returning(lambda self: ("o", 1.0, True, False, self.info(outcome=0.5)))}, r"info\['outcome'\]=0.5 at the end, but the reward is 1.0"),
+    "a truncated end pays something else": ("step_contract", {"step": returning(lambda self: ("o", 0.0, False, True, self.info(outcome=0.5)))}, r"info\['outcome'\]=0.5 at the end, but the reward is 0.0"),
     "the expert fails": ("step_contract", {"make_expert": Lazy}, "earned no reward in 50 steps"),
     "an unknown action raises": ("invalid_action", {"step": raising_step}, "raised KeyError"),
     "an unknown action is valid": ("invalid_action", {"step": understanding_step}, r"info\['valid'\] is True"),
@@ -143,6 +158,42 @@ def test_faults_are_named(toy, fault):
     with pytest.raises(CheckFailed, match=f"environment toy fails the check {check}: .*{message}") as caught:
         check_env(toy(**parts), {})
     assert caught.value.check == check
+
+
+def test_partial_credit_keeps_the_contract(toy):
+    """Half of the way is worth 0.5 before the end, but is paid only there."""
+    check_env(toy(step=half_paid_step(toy().make.step)), {})
+
+
+@pytest.mark.parametrize("name", ["reset", "step", "snapshot", "restore", "close"])
+def test_a_forgotten_method_fails_at_once(name):
+    methods = {part: getattr(Toy, part) for part in ("reset", "step", "snapshot", "restore", "close") if part != name}
+    with pytest.raises(TypeError, match=f"abstract method '?{name}"):
+        type("Unfinished", (TextEnv,), methods)()
+
+
+def test_never_two_engines_at_a_time(toy):
+    """Where a process can hold one engine only, it can be checked nonetheless."""
+    alive = []
+
+    class Single(Toy):
+        def __init__(self, options):
+            super().__init__(options)
+            alive.append(self)
+            assert len(alive) == 1
+
+        def close(self):
+            if self in alive:
+                alive.remove(self)
+
+    assert check_env(toy(make=Single), {}) == tuple(CHECKS)
+    assert not alive
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_a_limit_below_one_engine(toy, count):
+    with pytest.raises(EnvironmentFault, match=f"environment toy: max_engines is {count}; allowed are 1 or more"):
+        toy(max_engines=count)
 
 
 def test_what_is_no_fault_of_the_contract_keeps_its_name():

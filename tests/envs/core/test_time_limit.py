@@ -2,6 +2,7 @@
 
 import pytest
 
+from qlass.envs.core.contract import check_result
 from qlass.envs.core.time_limit import TimeLimit
 from qlass.errors import EnvironmentFault, SettingsError
 from qlass.records import TaskSpec
@@ -40,6 +41,22 @@ def test_an_action_that_is_not_understood_counts(limited):
 
 def test_the_last_step_keeps_its_answer(limited):
     assert limited(1).step("up")[:2] == ("1", 0.0)
+
+
+@pytest.mark.parametrize(("steps", "paid"), [(1, 0.25), (2, 0.5), (3, 1.0)])
+def test_a_truncated_episode_pays_what_it_is_worth_by_then(toy, steps, paid):
+    def step(self, action):
+        self.count += 1
+        over = self.count == self.goal
+        worth = 1.0 if over else self.count / 4
+        return "on", float(over), over, False, self.info(success=over, outcome=worth)
+
+    env = TimeLimit(toy(step=step).make({}), steps)
+    env.reset(SPEC)
+    results = [env.step("up") for _ in range(steps)]
+    assert [result[1] for result in results] == [*[0.0] * (steps - 1), paid]
+    for result in results:
+        check_result("up", result)
 
 
 def test_a_limit_of_the_engine_is_kept(toy):
