@@ -100,7 +100,6 @@ class Data:
             max_invalid=None,
             max_redraws=0,
             max_nodes=120,
-            max_new_tokens=48,
             candidates="admissible",
         )
         sampling = Sampling(budget.temperature, 0, budget.candidates)

@@ -23,7 +23,7 @@ from flows.stages import StageResult, plan_stages, run_program, run_stage
 from flows.summary import Row, publish, table_of
 from tasks.experiments import tracking
 from tasks.pipeline import summary
-from tasks.project import paths
+from tasks.project import dvcfiles, paths
 from tasks.project.settings import load_all
 
 if TYPE_CHECKING:
@@ -61,8 +61,9 @@ def pipeline(
         PipelineError: a stage failed; those that do not depend on it were run.
     """
     root = project_root()
-    plan = plan_stages(root, targets or [], force)
-    stages = [stage for stage in plan if stage.runs]
+    looking = look(root)
+    plan = [stage for stage in plan_stages(root, targets or [], force) if stage.name not in looking]
+    stages = [stage for stage in plan if stage.out_of_date]
     registers = not targets and "qlass" in load_all(root / paths.PARAMS).run.methods
     return run_plan(root, plan, stages, max_parallel=max_parallel, registers=registers)
 
@@ -73,7 +74,7 @@ def report_only() -> list[Row]:
     root = project_root()
     *others, report = plan_stages(root, ["report"], False)
     for stage in others:
-        if stage.runs:
+        if stage.out_of_date:
             get_run_logger().warning("stage=%s is out of date, its last output is shown: %s", stage.name, stage.why)
     return run_plan(root, [report], [report], max_parallel=1, registers=False)
 
@@ -90,6 +91,26 @@ def evaluate_champion(env: str = "alfworld") -> None:
         environment = stage_environment(flow_run.get_id(), None)
         output = run_program("evaluate_champion", [env], commands, root, environment)
     create_markdown_artifact("```\n" + "\n".join(output) + "\n```\n", key="champion")
+
+
+def look(root: Path) -> set[str]:
+    """Run the stages that run always, whose outputs say what DVC cannot see; the plan is made of what they find.
+
+    Returns:
+        Their names.
+
+    Raises:
+        PipelineError: one of them failed.
+    """
+    looking = {cell.name for cell in dvcfiles.cells(root) if cell.always}
+    if looking:
+        commands, env = Commands(), stage_environment(flow_run.get_id(), None)
+        stages = [stage for stage in plan_stages(root, sorted(looking), False) if stage.name in looking]
+        with commands.ended_on_error():
+            _, failures = run_stages(stages, commands, root, env, 1)
+        if failures:
+            raise PipelineError("\n".join(str(failure) for failure in failures.values()))
+    return looking
 
 
 def run_plan(

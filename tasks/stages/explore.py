@@ -56,7 +56,7 @@ def summary(trees: Sequence[ExplorationTree]) -> dict[str, Any]:
         "branches": sum(map(len, ends)),
         "sampled_branches": len(sampled),
         "sampled_mean_reward": 100 * sum(node.step.reward for node in sampled) / max(len(sampled), 1),
-        "solved_by_sampling": sum(any(n.origin != "expert" and n.step.reward > 0 for n in found) for found in ends),
+        "rewarded_by_sampling": sum(any(n.origin != "expert" and n.step.reward > 0 for n in found) for found in ends),
         "invalid_action_rate": sum(not n.step.valid for tree in trees for n in tree.nodes)
         / max(sum(len(tree.nodes) for tree in trees), 1),
         **{name: sum(getattr(tree, name) for tree in trees) for name in ("redraws", "narrow", "stopped", "capped")},

@@ -39,7 +39,7 @@ class Project:
         (root / "tasks" / "__init__.py").write_text("")
         self.params = PARAMS
         self.change("envs", "[corridor]")
-        self.change("policies", "[base]")
+        self.change("policies", "[sft]")
         self.change("searches", "[]")
         self.dvc("init", "--no-scm", "--quiet")
 

@@ -93,6 +93,28 @@ def test_first_run_then_reuse_then_downstream_of_a_change(project, flows, monkey
     assert [call["stage"] for call in project.take_calls()] == ["explore@corridor", "report", "register"]
 
 
+def test_what_runs_always_makes_nothing_else_run_unless_it_finds_something(project, flows):
+    graph = project.root / "dvc.yaml"
+    looks = "stages:\n  look: {cmd: cp outside.txt seen.txt, always_changed: true, outs: [seen.txt: {cache: false}]}\n"
+    graph.write_text(graph.read_text().replace("stages:\n", looks).replace("[code.txt]", "[code.txt, seen.txt]"))
+    (project.root / "outside.txt").write_text("version 1")
+    first = run(flows.pipeline)
+    assert first.state.is_completed(), first.state.message
+    assert first.table == dict.fromkeys(["base", "expert@corridor", "explore@corridor", "report"], "ran")
+
+    project.take_calls()
+    second = run(flows.pipeline)
+    assert set(second.table.values()) == {"reused"}
+    assert second.tasks["look"] == "Completed"
+    assert (project.ran(), "mlflow-run" in second.artifacts) == ([], False)
+
+    (project.root / "outside.txt").write_text("version 2")
+    third = run(flows.pipeline)
+    assert third.table["expert@corridor"] == "ran"
+    assert third.rows[1]["why"] == "dep modified: seen.txt"
+    assert project.ran()[0] == "expert@corridor"
+
+
 def test_a_failing_stage_leaves_independent_ones_alone(project, flows, monkeypatch, caplog):
     monkeypatch.setenv("TOY_FAIL", "base")
     failed = run(flows.pipeline, max_parallel=2)

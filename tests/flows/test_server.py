@@ -13,7 +13,7 @@ import httpx
 import pytest
 import yaml
 
-from flows.shell import SUPERVISOR, end
+from qlass.processes import Running
 from tests.ports import closed_port
 
 if TYPE_CHECKING:
@@ -41,12 +41,9 @@ class Server:
 
         Under the supervisor, which kills after a while: a worker of Prefect 3.8.8 that has cancelled a run can ignore SIGTERM.
         """
-        log = self.stack.enter_context((self.folder / f"{arguments[0]}.log").open("wb"))
-        command = [sys.executable, "-I", str(SUPERVISOR), sys.executable, "-m", "prefect", *arguments]
-        process = subprocess.Popen(
-            command, cwd=self.folder, env=self.env, stdin=subprocess.PIPE, stdout=log, stderr=log, bufsize=0
-        )
-        self.stack.callback(end, process)
+        log = self.folder / f"{arguments[0]}.log"
+        command = ["sh", "-c", f'exec "$0" "$@" > "{log}" 2>&1', sys.executable, "-m", "prefect", *arguments]
+        self.stack.enter_context(Running(command, cwd=self.folder, env=self.env, captured=False))
 
     def answers(self, path: str) -> bool:
         """Tell whether a GET succeeds."""

@@ -55,9 +55,9 @@ def test_the_oracle_says_so() -> None:
 
 
 def flat(
-    value: CountedValue, policy: CountedPolicy, starts: Sequence[Any], envs: Sequence[Any]
+    value: CountedValue, policy: CountedPolicy, starts: Sequence[Any], envs: Sequence[Any], slots: int | None = None
 ) -> list[list[Episode]]:
-    found = dict(drive(starts, envs, policy, value))
+    found = dict(drive(starts, envs, policy, value, slots=slots))
     return [found[number] for number in range(len(starts))]
 
 
@@ -84,10 +84,10 @@ def test_faults_become_failed_episodes(
     starts = [METHODS[method](corridor, spec, seed=9) for spec in tasks]
     value = CountedValue(lambda history, reply: -float("enter" in reply))  # nobody enters at once
     alone = flat(value, wanderer, starts, [new_env() for _ in tasks])
-    engines = [new_env(), new_env()]
+    engines = [new_env() for _ in range(4)]  # one more for each that dies
     for engine in engines:
         engine.faults = {(tasks[1].task_id, step): kind("the engine died"), (tasks[3].task_id, step): kind("again")}
-    found = flat(value, wanderer, starts, engines)
+    found = flat(value, wanderer, starts, engines, slots=2)
     rows = ROWS[method]
     assert [tuple(episode.method for episode in episodes) for episodes in found] == [rows] * len(tasks)
     for number, (episodes, expected) in enumerate(zip(found, alone, strict=True)):

@@ -10,9 +10,8 @@ from qlass.errors import SettingsError
 from qlass.models.precision import pick_device, pick_precision
 from qlass.policies.base import Propose
 from qlass.policies.load import LocalSettings, local_policy
+from qlass.recipes import sft
 from qlass.records import Message
-from qlass.training.core.settings import TrainSettings
-from qlass.training.sft import train_sft
 from tests.training import tiny
 
 CPU = torch.device("cpu")
@@ -47,11 +46,8 @@ def test_training_and_acting_agree(
     policy: Path, tmp_path: Path, found: dict[str, bool], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
-    result = train_sft(
-        policy, tiny.trajectories(4), instruction=tiny.INSTRUCTION, out_dir=tmp_path / "sft", work_dir=tmp_path / "work",
-        settings=TrainSettings(1, 4, 1e-2, 0.1, 0.0, 1.0, precision="auto", log_every=1, checkpoint_every=100),
-        seed=0, max_length=200, max_new_tokens=16, chat_format="qlass", device="cpu",
-    )  # fmt: skip
+    given = tiny.ingredients(policy, tmp_path, expert=lambda: tiny.trajectories(4), device="cpu")
+    result = sft.make(given, tiny.sft_recipe(epochs=1, precision="auto", log_every=1))
     assert result.metrics["precision"] == expected
     assert not list(tmp_path.rglob("precision.json"))
     request = Propose((Message("system", tiny.INSTRUCTION), Message("user", "see door 1")), (1, 2), 1.0)

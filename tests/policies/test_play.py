@@ -65,7 +65,7 @@ def models(
 def test_explore(models: Callable[[], Any], candidates: Candidates) -> None:
     budget = ExploreSettings(
         width=3, depth=2, temperature=0.9, rollout_temperature=None, expert_branch=False, max_invalid=None, max_redraws=1,
-        max_nodes=200, max_new_tokens=NEW, candidates=candidates,
+        max_nodes=200, candidates=candidates,
     )  # fmt: skip
 
     def grow(env: Any, number: int, wave: int) -> Any:

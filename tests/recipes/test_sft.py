@@ -39,6 +39,16 @@ def test_adapters_are_saved_with_a_pointer_to_their_base(policy: Path, tmp_path:
     assert len(changed) == 14, "every linear layer, and neither embeddings nor norms"
 
 
+def test_long_episodes_are_counted(policy: Path, tmp_path: Path) -> None:
+    """With 45 tokens for a history, those with three steps or more are cut before their last replies."""
+    given = tiny.ingredients(policy, tmp_path, max_length=61)
+    result = get_recipe("sft").make(given, tiny.sft_recipe())
+    assert (result.metrics["trajectories"], result.metrics["truncated_trajectories"]) == (8, 4)
+    whole = tiny.make_sft(policy, tmp_path, "whole")
+    assert whole.metrics["truncated_trajectories"] == 0
+    assert result.metrics["supervised_tokens_per_epoch"] == whole.metrics["supervised_tokens_per_epoch"]
+
+
 def test_two_runs_write_the_same_bytes(policy: Path, tmp_path: Path) -> None:
     tiny.make_sft(policy, tmp_path, "a")
     tiny.make_sft(policy, tmp_path, "b")

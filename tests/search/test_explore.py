@@ -54,7 +54,6 @@ cases = st.builds(
         temperature=st.just(0.7),
         rollout_temperature=st.sampled_from([None, 0.0, 1.0]),
         max_invalid=st.sampled_from([None, 1, 2]),
-        max_new_tokens=st.just(48),
         candidates=st.just("generate"),
     ),
     seed=st.integers(0, 5),
@@ -354,7 +353,7 @@ def test_the_expert_hangs_under_the_root(explorer: Explorer, case: Case) -> None
 def a_case(**changes: Any) -> Case:
     budget = {
         "width": 2, "depth": 3, "temperature": 0.7, "rollout_temperature": None, "expert_branch": True, "max_invalid": None,
-        "max_redraws": 4, "max_nodes": UNLIMITED, "max_new_tokens": 48, "candidates": "generate",
+        "max_redraws": 4, "max_nodes": UNLIMITED, "candidates": "generate",
     }  # fmt: skip
     return Case(1, ExploreSettings(**budget | changes), 0)
 
@@ -509,7 +508,7 @@ def test_replay_costs_one_way_to_each_branch(
     corridor: EnvDefinition, explorer: Explorer, case: Case, max_nodes: int
 ) -> None:
     """The tree is the same; going back to where a branch leaves costs as many steps as that node is deep, once."""
-    case = replace(case, settings=replace(case.settings, max_nodes=max_nodes))
+    case = changed(case, max_nodes=max_nodes)
     plain, _, _ = explorer.grow(case)
     engine = Steps(corridor.make(OPTIONS))
     definition = replace(corridor, replays=True)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from collections.abc import Iterator
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +17,14 @@ import qlass.policies.load
 from qlass.envs import get_definition
 from qlass.errors import Busy, SettingsError
 from qlass.models.folders import load_policy
+from qlass.policies.server import Server
 from qlass.records import Episode
-from qlass.search.branch import Sampling
-from qlass.search.methods import single
 from tasks.playing import episodes
 from tasks.playing.rollouts import EnvSpec, Models
 from tasks.project import settings
 from tasks.running.shards import Crew, Plan, run_shards
 from tests.policies.counting import Counting
-from tests.policies.local_server import Server
+from tests.policies.local_server import Server as LocalServer
 from tests.tasks import mortal
 
 REPOSITORY = Path(__file__).parents[2]
@@ -39,16 +36,17 @@ FP32 = {"slots": None, "overlap": False, "cache_mb": 1, "precision": "fp32"}
 def given(**inference: Any) -> settings.Settings:
     """Return the repository's settings with another section `inference`."""
     found = settings.load_all(REPOSITORY / "params.yaml")
-    base = dataclasses.replace(found.base, max_length=LONGEST, device="cpu")
-    return dataclasses.replace(found, base=base, inference=settings.Inference(**{**FP32, "server": None} | inference))
+    base = found.base.model_copy(update={"max_length": LONGEST, "max_new_tokens": NEW, "device": "cpu"})
+    how = settings.Inference(**{**FP32, "server": None} | inference)
+    return found.model_copy(update={"base": base, "inference": how})
 
 
-def server_at(url: str, **changes: Any) -> settings.Server:
+def server_at(url: str, **changes: Any) -> Server:
     values = {
         "base_url": url, "model": "{policy}-{env}", "api": "completions", "api_key_env": "", "concurrency": 2,
-        "timeout_s": 60.0, "retries": 0, "request_per_seed": True, "logprobs": True,
+        "timeout_s": 60.0, "retries": 0, "request_per_seed": True, "logprobs": True, "version": "1",
     }  # fmt: skip
-    return settings.Server(**values | changes)
+    return Server(**values | changes)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +61,7 @@ def policy(tiny_policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def server(policy: Path) -> Iterator[Server]:
+def server(policy: Path) -> Iterator[LocalServer]:
     """A completions server that runs the policy by `generate` of transformers, one request at a time."""
     model, tokenizer = load_policy(policy)
 
@@ -84,15 +82,13 @@ def server(policy: Path) -> Iterator[Server]:
         usage = {"prompt_tokens": ids.shape[1], "completion_tokens": len(found)}
         return 200, {}, json.dumps({"choices": [choice], "usage": usage})
 
-    with closing(Server(answer)) as made:
+    with closing(LocalServer(answer)) as made:
         yield made
 
 
 def setup_of(found: settings.Settings, policy: Path) -> episodes.EvaluationSetup:
-    models = Models.of(found, "corridor", "sft", policy, None, NEW)
-    return episodes.EvaluationSetup(
-        EnvSpec("corridor", OPTIONS, 5), models, "sft", partial(single, method="sft"), Sampling(0.0, 0)
-    )
+    models = Models.of(found, "corridor", "sft", policy, None)
+    return episodes.EvaluationSetup.of(found, EnvSpec("corridor", OPTIONS, 5), models, "sft", "greedy")
 
 
 def play(found: settings.Settings, policy: Path, shards: int = 1, tasks: int = 4) -> list[Episode]:
@@ -102,7 +98,7 @@ def play(found: settings.Settings, policy: Path, shards: int = 1, tasks: int = 4
     return [episode for _ in range(shards) for episode in work(shard)]
 
 
-def test_a_server_plays_as_the_local_engine(policy: Path, server: Server) -> None:
+def test_a_server_plays_as_the_local_engine(policy: Path, server: LocalServer) -> None:
     local = play(given(), policy)
     assert len({step.action for episode in local for step in episode.steps}) > 1
     served = play(given(server=server_at(server.url)), policy)
@@ -174,7 +170,7 @@ def test_a_worker_process_closes_its_engines_at_its_end(policy: Path, tmp_path: 
     assert mortal.notes(tmp_path) == ["built", "built", "closed", "closed"]
 
 
-def test_a_server_that_does_not_know_the_model(policy: Path, server: Server) -> None:
+def test_a_server_that_does_not_know_the_model(policy: Path, server: LocalServer) -> None:
     with pytest.raises(SettingsError, match="HTTP 404: no model base"):
         play(given(server=server_at(server.url, model="base")), policy, 1)
 

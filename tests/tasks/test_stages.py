@@ -3,7 +3,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import pytest
 
@@ -14,11 +14,11 @@ from qlass.errors import ReplayDivergence
 from qlass.jsonl import read_json, read_records, write_records
 from qlass.labels import label_tree, read_labels
 from qlass.records import Cost, ExplorationTree, Node, Step, TaskSpec, Trajectory
-from qlass.search.methods import Adaptive
 from tasks.playing import demonstrate
+from tasks.playing.episodes import searching
 from tasks.playing.rollouts import EnvSpec
 from tasks.project import paths, settings
-from tasks.stages import expert, search
+from tasks.stages import expert
 from tests.tasks.conftest import REPOSITORY
 
 Stage = Callable[..., tuple[int, str]]
@@ -186,17 +186,16 @@ def test_the_report_leads_to_the_file_about_differences(project: Path, stage: St
     assert "<code>docs/differences.md</code> in the repository" in page
 
 
-def test_every_search_has_its_settings(project: Path, params: Params) -> None:
-    adds = {"prior": 0.25, "max_redraws": 3, "redraw_below": 0.75, "redraw_temperature": 1.5}
-    params({"evaluate.adaptive": adds, "evaluate.proposals": 5, "evaluate.rollouts": 6})
-    given = settings.load_all()
-    environment, folder = EnvSpec("corridor", OPTIONS, 12), Path("policy")
-    (searches, *_) = get_args(get_type_hints(settings.Run, include_extras=False)["searches"])
-    kept = {
-        name: search.prepare(given, environment, name, folder, folder).play.keywords for name in get_args(searches)
-    }
-    assert kept == {
-        "best_of_n": {"rollouts": 6},
-        "qlass": {"proposals": 5},
-        "qlass_adaptive": {"proposals": 5, "adaptive": Adaptive(**adds)},
+def test_a_method_plays_with_its_section_on_its_environment(project: Path, params: Params) -> None:
+    params({"methods.qlass.proposals": 5, "envs.corridor.overrides.methods": {"best_of_n": {"rollouts": 6}}})
+    given, folder = settings.load_all().on("corridor"), Path("policy")
+    environment = EnvSpec("corridor", OPTIONS, 12)
+    played = {name: searching(given, environment, name, folder, folder) for name in ("best_of_n", "qlass", "greedy")}
+    assert played["qlass"].settings == given.methods["qlass"]
+    assert played["qlass"].settings.model_dump()["proposals"] == 5
+    assert played["best_of_n"].settings.model_dump()["rollouts"] == 6
+    assert {name: setup.models.qnet for name, setup in played.items()} == {
+        "best_of_n": folder,
+        "qlass": folder,
+        "greedy": None,  # asks for no values
     }

@@ -121,7 +121,7 @@ def ingredients(policy: Path, folder: Path, place: str = "sft", **changes: Any) 
     """What a recipe is given: the trajectories above; the new policy goes to `folder / place`."""
     given: dict[str, Any] = {
         "name": "sft", "base": policy, "expert": trajectories, "instruction": INSTRUCTION, "chat_format": "qlass",
-        "max_length": 200, "seed": 0, "device": "auto", "out_dir": folder / place, "work_dir": folder / f"work-{place}",
+        "max_length": 200, "max_new_tokens": 16, "seed": 0, "device": "auto", "out_dir": folder / place, "work_dir": folder / f"work-{place}",
     }  # fmt: skip
     return Ingredients(**given | changes)
 

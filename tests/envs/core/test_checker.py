@@ -9,8 +9,7 @@ from qlass.envs.core.base import TextEnv
 from qlass.envs.core.checker import CHECKS, CheckFailed, check_env
 from qlass.errors import DataError, EnvironmentFault, SettingsError
 from qlass.records import TaskSpec
-
-from .conftest import Counter as Toy
+from tests.envs.conftest import Counter as Toy
 
 
 def test_the_toy_passes(toy):

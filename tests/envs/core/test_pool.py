@@ -4,8 +4,7 @@ import pytest
 
 from qlass.envs.core.pool import EnvPool
 from qlass.records import TaskSpec
-
-from .conftest import Counter
+from tests.envs.conftest import Counter
 
 SPEC = TaskSpec("toy/train/0", "toy", "train", "count", {"goal": 3})
 
