@@ -13,6 +13,7 @@ import torch
 import qlass
 from qlass.errors import SettingsError, StorageError
 from qlass.training.core.backends import TorchBackend
+from qlass.training.core.collate import MicroBatch
 from qlass.training.core.loop import MicroLimits, train
 from qlass.training.core.losses import LanguageLoss
 from qlass.training.core.rows import TrainRow, make_row
@@ -162,3 +163,21 @@ def test_kill_9_and_resume_write_the_same_bytes(
     assert {path.name for path in (tmp_path / "whole").iterdir()} >= {"model.safetensors", "config.json"}
     for path in (tmp_path / "whole").iterdir():
         assert path.read_bytes() == (tmp_path / "cut" / path.name).read_bytes(), path.name
+
+
+def test_pairs_reach_the_module_as_pairs(tmp_path: Path) -> None:
+    """Each forward pass of an objective that compares two rows gets both, one after the other."""
+    rows = [row for row in some_rows(10) for _ in range(2)]
+    seen: list[torch.Tensor] = []
+
+    class Recording(TorchBackend):
+        def accumulate(self, batch: MicroBatch, normaliser: float) -> torch.Tensor:
+            seen.append(batch.ids)
+            return super().accumulate(batch, normaliser)
+
+    settings = tiny.train_settings(epochs=1, batch_size=3)
+    backend = Recording(LanguageLoss(tiny.model(), "fp32").train(), settings, CPU)
+    curve = train(backend, rows, settings, seed=1, folder=tmp_path, fingerprint="f", together=2)
+    assert curve[-1].step == 4  # ten pairs, three a step
+    assert sum(len(ids) for ids in seen) == 20
+    assert all(torch.equal(ids[::2], ids[1::2]) for ids in seen)

@@ -4,6 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from qlass.errors import DataError
 from qlass.training.core.batches import epoch_batches, micro_batches
@@ -97,3 +99,29 @@ def test_learning_rate_rises_to_the_peak_and_falls() -> None:
     assert np.all(np.diff(rates[10:]) < 0)
     assert 0 < rates[-1] < 0.01
     assert learning_rate(0, 1, 2.0, 0.0) == 2.0
+
+
+@given(
+    lengths=st.lists(st.integers(1, 60), min_size=1, max_size=24),
+    batch_size=st.integers(1, 5),
+    ranks=st.integers(1, 3),
+)
+def test_groups_stay_together_in_order(lengths: list[int], batch_size: int, ranks: int) -> None:
+    lengths = [length for length in lengths for _ in range(2)]  # pairs of equal rows: batched as single rows are
+    pairs = epoch_batches(lengths, batch_size, seed=5, epoch=0, together=2)
+    single = epoch_batches(lengths[::2], batch_size, seed=5, epoch=0)
+    assert pairs == [[row for group in batch for row in (2 * group, 2 * group + 1)] for batch in single]
+    for batch in pairs:
+        shares = [micro_batches(batch, lengths, 80, 6, rank, ranks, together=2) for rank in range(ranks)]
+        assert len({len(share) for share in shares}) == 1
+        chunks = [chunk for share in shares for chunk in share]
+        assert sorted(row for chunk in chunks for row in chunk) == sorted(batch)
+        for chunk in chunks:
+            assert chunk == [row for first in chunk[::2] for row in (first, first + 1)]
+            assert len(chunk) <= 6
+            assert len(chunk) <= 2 or max(lengths[row] for row in chunk) * len(chunk) <= 80
+
+
+def test_a_group_is_as_long_as_its_longest_row() -> None:
+    assert micro_batches([0, 1, 2, 3], [10, 50, 48, 2], 1000, 8, 0, 1, together=2) == [[0, 1, 2, 3]]
+    assert micro_batches([0, 1, 2, 3], [10, 50, 40, 39], 1000, 8, 0, 1, together=2) == [[0, 1], [2, 3]]

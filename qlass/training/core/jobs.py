@@ -60,11 +60,10 @@ class TrainJob(Generic[S]):
     precision: Literal["fp32", "bf16"]
 
     def values(self) -> dict[str, Any]:
-        """Return the job as JSON values."""
-        return {
-            **{part.name: getattr(self, part.name) for part in fields(self)},
-            "settings": self.settings.model_dump(),
-        }
+        """Return the job as JSON values; of the settings, what the objective declares (a recipe may add its own)."""
+        known = set(get_objective(self.objective).settings.model_fields)
+        plain = {part.name: getattr(self, part.name) for part in fields(self)}
+        return {**plain, "settings": self.settings.model_dump(include=known)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +108,15 @@ def execute(job: TrainJob[Any], rows: Sequence[TrainRow], work_dir: Path, finger
     """Train in this process, which may be one of several ranks; rank 0 writes `trained.*` into the work folder."""
     device = pick_device(job.device)
     backend = make_backend(build_module(job), job.settings, device)
-    curve = train(backend, rows, job.settings, seed=job.seed, folder=work_dir / "checkpoints", fingerprint=fingerprint)
+    curve = train(
+        backend,
+        rows,
+        job.settings,
+        seed=job.seed,
+        folder=work_dir / "checkpoints",
+        fingerprint=fingerprint,
+        together=get_objective(job.objective).together,
+    )
     weights = backend.weights()
     if backend.rank == 0:
         with replacing(work_dir / "trained.safetensors") as temporary:

@@ -58,6 +58,7 @@ def train(
     folder: Path,
     fingerprint: str,
     limits: MicroLimits | None = None,
+    together: int = 1,
 ) -> list[LossRow]:
     """Train to the end, from the newest checkpoint where there is one.
 
@@ -71,6 +72,7 @@ def train(
         folder: of the checkpoints; on a file system that all ranks share.
         fingerprint: identifies data, settings and model; a checkpoint with another one is refused.
         limits: of a micro-batch; by default those of the device.
+        together: consecutive rows that form a group, see `Objective`; `settings.batch_size` counts groups.
 
     Returns:
         The loss curve.
@@ -80,7 +82,7 @@ def train(
     """
     folder.mkdir(parents=True, exist_ok=True)
     limits = limits or (CPU_LIMITS if backend.device.type == "cpu" else CUDA_LIMITS)
-    per_epoch = math.ceil(len(rows) / settings.batch_size)
+    per_epoch = math.ceil(len(rows) / together / settings.batch_size)
     total = per_epoch * settings.epochs
     state = load_checkpoint(folder, backend, fingerprint)
     batches: list[list[int]] = []
@@ -88,11 +90,13 @@ def train(
     for step in range(state.step, total):
         epoch, index = divmod(step, per_epoch)
         if index == 0 or not batches:
-            batches = epoch_batches(lengths, settings.batch_size, seed, epoch)
+            batches = epoch_batches(lengths, settings.batch_size, seed, epoch, together)
         lr = learning_rate(step, total, settings.lr, settings.warmup_ratio)
         with torch.random.fork_rng(devices=[backend.device] if backend.device.type == "cuda" else []):
             torch.manual_seed(derive_seed(seed, "dropout", step, backend.rank))
-            _one_step(backend, rows, batches[index], lr, lengths=lengths, limits=limits, state=state)
+            _one_step(
+                backend, rows, batches[index], lr, lengths=lengths, limits=limits, state=state, together=together
+            )
         state.step = step + 1
         if state.step % settings.log_every == 0 or state.step == total:
             _log(backend, state, lr, per_epoch, total)
@@ -110,13 +114,16 @@ def _one_step(
     lengths: Sequence[int],
     limits: MicroLimits,
     state: TrainState,
+    together: int,
 ) -> None:
     """Run one optimizer step; the loss is normalised by the supervised weight of the whole batch, over all ranks."""
     weight = float(sum(rows[number].weights.sum() for number in batch))
     loss = torch.zeros((), device=backend.device)
-    for chunk in micro_batches(batch, lengths, limits.tokens, limits.rows, backend.rank, backend.ranks):
-        # A rank that has nothing left takes part with a row that weighs nothing.
-        members = [rows[number] for number in chunk] or [_weightless(rows[min(batch, key=lengths.__getitem__)])]
+    shortest = min(batch, key=lengths.__getitem__) // together * together
+    idle = range(shortest, shortest + together)
+    for chunk in micro_batches(batch, lengths, limits.tokens, limits.rows, backend.rank, backend.ranks, together):
+        # A rank that has nothing left takes part with rows that weigh nothing.
+        members = [rows[number] for number in chunk] or [_weightless(rows[number]) for number in idle]
         loss += backend.accumulate(collate(members), weight)
     total = backend.total(loss)
     if not math.isfinite(total):

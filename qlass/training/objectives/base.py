@@ -26,10 +26,12 @@ class Objective:
         settings: of a training run with this objective.
         build_module: makes what is trained; its forward pass turns a micro-batch into a summed loss. New parameters are
             drawn from torch's generator, which the caller has seeded.
+        together: consecutive rows that stay together in a batch, for a loss that compares them (2: pairs).
     """
 
     settings: type[TrainSettings]
     build_module: Callable[[TrainJob[Any]], nn.Module]
+    together: int = 1
 
 
 def get_objective(name: str) -> Objective:
