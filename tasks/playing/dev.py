@@ -20,6 +20,9 @@ from tasks.running.shards import Crew
 
 METHOD = "qlass"
 
+_TRAINED_WITH = {"chat_format": str, "max_length": int, "max_new_tokens": int}
+"""Settings in `base` that a model is bound to, since it was trained with them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Dev:
@@ -63,7 +66,7 @@ class Dev:
     def setup(self, model: Path, tags: Mapping[str, str]) -> EvaluationSetup:
         """Return what a worker process needs to play; arguments as in `play`."""
         known: dict[str, Any] = {**training_tags(self.settings), **tags}
-        trained = {"chat_format": known["base.chat_format"], "max_length": int(known["base.max_length"])}
+        trained = {name: kind(known[f"base.{name}"]) for name, kind in _TRAINED_WITH.items()}
         here = self.settings.on(self.env)
         given = here.model_copy(
             update={
@@ -83,7 +86,7 @@ class Dev:
 
 def training_tags(given: Settings) -> dict[str, str]:
     """Return the settings that a model is bound to, since it was trained with them."""
-    return {"base.chat_format": given.base.chat_format, "base.max_length": str(given.base.max_length)}
+    return {f"base.{name}": str(getattr(given.base, name)) for name in _TRAINED_WITH}
 
 
 def _declared(env: str, root: Path) -> dict[str, Any]:
@@ -93,8 +96,6 @@ def _declared(env: str, root: Path) -> dict[str, Any]:
     replaced = {str(path) for path in (*models, paths.panel(env, "dev").parent)}
     declared = settings.declared(cell, root / paths.PARAMS)
     return {
-        "params": {
-            key: value for key, value in declared.items() if key not in ("base.chat_format", "base.max_length")
-        },
+        "params": {key: value for key, value in declared.items() if key.removeprefix("base.") not in _TRAINED_WITH},
         "deps": resume.inputs([dep for dep in cell.deps if dep not in replaced], root),
     }
