@@ -30,7 +30,6 @@ from qlass.models.qnet import QNet
 from qlass.policies.base import Propose, Proposed
 from qlass.prompts import ChatFormat, history_of, load_chat_format
 from qlass.records import ExplorationTree, Node, Proposal, Trajectory
-from qlass.search.branch import Sampling
 from qlass.search.driver import drive
 from qlass.search.explore import ROOT, ExploreSettings, explore
 from qlass.training.core.backends import Backend, make_backend
@@ -102,8 +101,7 @@ class Data:
             max_nodes=120,
             candidates="admissible",
         )
-        sampling = Sampling(budget.temperature, 0, budget.candidates)
-        start = lambda given: explore(given, self.definition, spec, budget, sampling, expert)  # noqa: E731
+        start = lambda given: explore(given, self.definition, spec, budget, expert, seed=0)  # noqa: E731
         ((_, tree),) = drive([start], EnvPool(lambda: env), RandomActions(), slots=1)
         return tree
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 from qlass.jsonl import write_json
 from qlass.recipes.recipe import Ingredients, PolicyResult, Recipe
@@ -15,6 +16,7 @@ class BaseSettings(Section):
 
 def make(given: Ingredients, _: BaseSettings) -> PolicyResult:
     """Write a pointer to the base policy."""
+    shutil.rmtree(given.out_dir, ignore_errors=True)
     source = os.path.relpath(given.base, given.out_dir)
     write_json(given.out_dir / "pointer.json", {"source": source, "revision": None})
     return PolicyResult({"steps": 0})

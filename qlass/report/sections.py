@@ -190,7 +190,7 @@ def _pictures(env: EnvInputs) -> dict[str, Picture]:
 
 def _training(env: EnvInputs) -> list[tuple[str, Picture]]:
     """Draw the loss curve of every policy that was trained, and of the QNet, each with what the loss is."""
-    losses = [(method_name(name), "on assistant tokens", path) for name, path in env.policy_loss.items()]
+    losses = [(method_name(name), "loss on assistant tokens", path) for name, path in env.policy_loss.items()]
     found = []
     for name, words, path in [*losses, ("QNet", env.qnet_loss_words, env.qnet_loss)]:
         title = f"{name} loss"

@@ -187,9 +187,9 @@ def explore(
     definition: EnvDefinition,
     spec: TaskSpec,
     settings: ExploreSettings,
-    sampling: Sampling,
     expert: Trajectory | None,
     *,
+    seed: int,
     wave: int = WAVE,
 ) -> Routine[ExplorationTree]:
     """Grow the tree of one task.
@@ -199,14 +199,15 @@ def explore(
         definition: what the environment is.
         spec: the task.
         settings: budget and switches.
-        sampling: how replies are drawn.
         expert: the expert trajectory of this task; used where `settings.expert_branch`.
+        seed: root of all draws of this tree.
         wave: nodes expanded together at most.
 
     Raises:
         ReplayDivergence: replaying the expert gave something else than recorded.
     """
     observation, root = start(env, definition, spec)
+    sampling = Sampling(settings.temperature, seed, settings.candidates)
     growth = _Growth(env, definition, settings, sampling)
     growth.cursors[ROOT] = root
     if expert is not None and settings.expert_branch:

@@ -30,7 +30,6 @@ class ExploreSetup:
 
 def start(setup: ExploreSetup) -> Worker:
     """Prepare a worker process."""
-    from qlass.search.branch import Sampling
     from qlass.search.explore import explore
 
     player, given = Player(setup.environment, setup.models), setup.explore
@@ -38,8 +37,7 @@ def start(setup: ExploreSetup) -> Worker:
     def grow(env: Any, task: tuple[TaskSpec, Trajectory | None]) -> Any:
         spec, expert = task
         seed = derive_seed(setup.seed, "explore", spec.task_id)
-        sampling = Sampling(given.temperature, seed, given.candidates)
-        return explore(env, player.definition, spec, given, sampling, expert)
+        return explore(env, player.definition, spec, given, expert, seed=seed)
 
     return lambda tasks: player.play([partial(grow, task=task) for task in tasks])
 

@@ -17,7 +17,7 @@ from qlass.methods.base import Assignment, get_method
 from qlass.policies.llama import LlamaTrunk
 from qlass.policies.local import LocalPolicy, LocalValueFunction
 from qlass.prompts import ChatFormat
-from qlass.search.branch import Candidates, Sampling
+from qlass.search.branch import Candidates
 from qlass.search.explore import ExploreSettings, explore
 from tests.engines import drive
 
@@ -69,8 +69,7 @@ def test_explore(models: Callable[[], Any], candidates: Candidates) -> None:
     )  # fmt: skip
 
     def grow(env: Any, number: int, wave: int) -> Any:
-        sampling = Sampling(budget.temperature, number, budget.candidates)
-        return explore(env, CORRIDOR, SPECS[number], budget, sampling, None, wave=wave)
+        return explore(env, CORRIDOR, SPECS[number], budget, None, seed=number, wave=wave)
 
     def forest(engines: int, wave: int) -> list[Any]:
         starts = [partial(grow, number=number, wave=wave) for number in range(len(SPECS))]

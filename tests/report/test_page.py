@@ -130,7 +130,7 @@ def test_every_policy_that_was_trained_has_its_loss_curve(samples, tmp_path):
     curves = {**env.policy_loss, "rft": env.policy_loss["sft"], "ppo": tmp_path / "ppo" / "loss.csv"}
     build_report(replace(inputs, envs=(replace(env, policy_loss=curves),)), QUICK)
     html = page(inputs)
-    captions = re.findall(r"(\w+): on assistant tokens; the thick line is a running mean", html)
+    captions = re.findall(r"(\w+): loss on assistant tokens; the thick line is a running mean", html)
     assert captions == ["SFT", "RFT"]  # nothing was trained for the base policy, and the other file is not there
     assert re.search(r"PPO loss: [^<]*/ppo/loss\.csv does not exist", html)
     assert "Base loss" not in html

@@ -22,7 +22,6 @@ from qlass.labels import label_tree
 from qlass.policies.base import Propose, Proposed
 from qlass.policies.scripted import ScriptedPolicy
 from qlass.records import ExplorationTree, History, Message, Node, Step, TaskSpec, Trajectory
-from qlass.search.branch import Sampling
 from qlass.search.explore import ExploreSettings, explore
 from tests.engines import drive
 
@@ -83,8 +82,8 @@ class Explorer:
             self.corridor,
             self.specs[case.task],
             case.settings,
-            Sampling(case.settings.temperature, case.seed, case.settings.candidates),
             changes.pop("expert", self.experts[case.task]),
+            seed=case.seed,
             **changes,
         )
 
@@ -517,8 +516,8 @@ def test_replay_costs_one_way_to_each_branch(
         definition,
         explorer.specs[case.task],
         case.settings,
-        Sampling(0.7, case.seed),
         explorer.experts[case.task],
+        seed=case.seed,
     )
     ((_, tree),) = drive([start], [replayed(engine)], explorer.policy())
     assert tree.nodes == plain.nodes
@@ -536,7 +535,7 @@ def test_side_by_side_replay_costs_every_step(corridor: EnvDefinition, explorer:
     def replays(definition: EnvDefinition) -> int:
         engine, case = Steps(corridor.make(OPTIONS)), a_case(width=3, depth=4)
         start = lambda env: explore(  # noqa: E731
-            env, definition, explorer.specs[1], case.settings, Sampling(0.7, 0), explorer.experts[1]
+            env, definition, explorer.specs[1], case.settings, explorer.experts[1], seed=0
         )
         ((_, tree),) = drive([start], [replayed(engine)], explorer.policy())
         return engine.steps - tree.cost.env_steps
@@ -548,7 +547,7 @@ def test_other_trees_grow_beside_one_that_replays(corridor: EnvDefinition, explo
     definition, policy, case = replace(corridor, replays=True), explorer.policy(), a_case(rollout_temperature=0.0)
     starts = [
         lambda env, task=task: explore(
-            env, definition, explorer.specs[task], case.settings, Sampling(0.7, 0), explorer.experts[task]
+            env, definition, explorer.specs[task], case.settings, explorer.experts[task], seed=0
         )
         for task in range(4)
     ]

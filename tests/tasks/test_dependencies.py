@@ -113,6 +113,7 @@ EVERYWHERE = {
     "qlass/errors.py",
     "qlass/jsonl.py",
     "qlass/plugins.py",
+    "qlass/processes.py",
     "qlass/records.py",
     "qlass/seeds.py",
     "qlass/settings.py",
