@@ -152,7 +152,7 @@ class Tracking(Section):
     experiment: str
     """Name of the experiment."""
     max_traces: Natural
-    """Evaluated episodes per stage that become traces."""
+    """Evaluated episodes of each split, per stage, that become traces."""
 
 
 class Recipes(Section):
