@@ -1,7 +1,7 @@
 # Every target is one documented command in the environment of .venv; `make` alone lists them. Linux, Python 3.11 or 3.12.
 # Own indexes or wheels: pip's settings are used as they are. More extras: `make setup EXTRAS=alfworld,dev,sciworld`.
 .DEFAULT_GOAL := help
-.PHONY: help setup run smoke flow ui bench test test-all lint format clean
+.PHONY: help setup run smoke flow params ui bench test test-all lint format clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || echo python3)
 EXTRAS ?= alfworld,dev
@@ -36,6 +36,9 @@ smoke: setup  ## the pipeline in minutes: presets/smoke.yaml in a copy, .work/sm
 
 flow: setup  ## the same pipeline under Prefect (its own temporary server unless PREFECT_API_URL is set)
 	python -m flows.pipeline $(ARGS)
+
+params: setup  ## every setting with its value, unit, allowed values and meaning; one section: ARGS=explore
+	python -m tasks.params $(ARGS)
 
 ui: setup  ## MLflow's pages about all runs, at http://127.0.0.1:5000
 	mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" --host 127.0.0.1 $(ARGS)

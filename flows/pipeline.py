@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from prefect import Flow
+    from prefect.client.schemas.objects import FlowRun, State
+    from prefect.futures import PrefectFuture
+
     from flows.plan import PlannedStage
 
 
@@ -37,7 +41,7 @@ class PipelineError(RuntimeError):
     """At least one stage failed; the message holds each one's command, exit code, output and resume command."""
 
 
-def log_failure(flow: Any, flow_run: Any, state: Any) -> None:
+def log_failure(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     """Say at the end of the log what failed and how to go on. The place to add a notification."""
     flow_run_logger(flow_run, flow).error("%s", state.message)
 
@@ -88,9 +92,14 @@ def evaluate_champion(env: str = "alfworld") -> None:
     """
     root, commands = project_root(), Commands()
     with commands.ended_on_error():
-        environment = stage_environment(flow_run.get_id(), None)
+        environment = stage_environment(this_flow_run(), None)
         output = run_program("evaluate_champion", [env], commands, root, environment)
     create_markdown_artifact("```\n" + "\n".join(output) + "\n```\n", key="champion")
+
+
+def this_flow_run() -> str:
+    """Return the id of the flow run in which this is called."""
+    return cast("str", flow_run.get_id())  # None outside of a flow only
 
 
 def look(root: Path) -> set[str]:
@@ -104,7 +113,7 @@ def look(root: Path) -> set[str]:
     """
     looking = {cell.name for cell in dvcfiles.cells(root) if cell.always}
     if looking:
-        commands, env = Commands(), stage_environment(flow_run.get_id(), None)
+        commands, env = Commands(), stage_environment(this_flow_run(), None)
         stages = [stage for stage in plan_stages(root, sorted(looking), False) if stage.name in looking]
         with commands.ended_on_error():
             _, failures = run_stages(stages, commands, root, env, 1)
@@ -128,16 +137,18 @@ def run_plan(
     Raises:
         PipelineError: a stage failed.
     """
-    identity = {"prefect.flow_run_id": flow_run.get_id(), "prefect.flow_run_name": flow_run.get_name()}
+    identity = {"prefect.flow_run_id": this_flow_run(), "prefect.flow_run_name": flow_run.get_name()}
     run_id = tracking.start_pipeline_run(root, tags=identity) if stages else None
-    commands, status = Commands(), "KILLED"
-    env = stage_environment(flow_run.get_id(), run_id)
+    commands = Commands()
+    status: tracking.Status = "KILLED"
+    env = stage_environment(this_flow_run(), run_id)
     try:
         with commands.ended_on_error():
             results, failures = run_stages(stages, commands, root, env, max_parallel)
             if registers and stages and not failures:
                 state = run_program("register", [], commands, root, env, return_state=True)
-                failures = {"register": state.result(raise_on_failure=False)} if state.is_failed() else {}
+                outcome = state.result(raise_on_failure=False)
+                failures = {"register": outcome} if isinstance(outcome, Exception) else {}
         status = "FAILED" if failures else "FINISHED"
     finally:
         if stages:
@@ -153,9 +164,9 @@ def run_stages(
     stages: Sequence[PlannedStage], commands: Commands, root: Path, env: Mapping[str, str], max_parallel: int
 ) -> tuple[dict[str, StageResult], dict[str, BaseException]]:
     """Run stages, each as soon as those that it needs have succeeded; return results and failures by name."""
-    futures: dict[str, Any] = {}
+    futures: dict[str, PrefectFuture[StageResult]] = {}
     # Our own runner: the limit is a parameter, and the flow's runner is fixed when the flow is declared.
-    with ThreadPoolTaskRunner(max_workers=max_parallel) as runner, commands.ended_on_error():
+    with ThreadPoolTaskRunner[StageResult](max_workers=max_parallel) as runner, commands.ended_on_error():
         for stage in stages:
             needed = [futures[need] for need in stage.needs if need in futures]
             parameters = {"stage": stage, "commands": commands, "root": root, "env": env}

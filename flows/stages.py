@@ -8,8 +8,7 @@ import sys
 import time
 from collections import deque
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -21,16 +20,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from prefect.client.schemas.objects import State
+    from prefect import Task
+    from prefect.client.schemas.objects import State, TaskRun
 
     from flows.shell import Commands
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 TAIL = 40  # lines of a failed command's output that its error shows
 TEMPORARY = 75  # EX_TEMPFAIL, the exit code of a stage that asks for another try
 DVC_FAILED = 255  # whatever the stage's own exit code, which DVC only prints
 BUSY = re.compile(r"is busy, it is being blocked by|Unable to acquire lock")
 EXITED = re.compile(r"exited with (-?\d+)$", re.MULTILINE)
-RETRIES_S = [10, 30, 90]
+RETRIES_S: list[float] = [10, 30, 90]
 OUTCOMES = {"Running stage": "ran", "is cached - skipping run": "restored", "didn't change, skipping": "unchanged"}
 
 
@@ -67,18 +70,21 @@ class CommandBusyError(CommandError):
     """A failure that another try can mend: exit code 75, or a lock of another DVC process."""
 
 
-def is_temporary(_task: Any, _task_run: Any, state: State[Any]) -> bool:
+def is_temporary(_task: Task[..., Any], _task_run: TaskRun, state: State[Any]) -> bool:
     """Tell Prefect whether to retry. Everything else fails the same way again, after hours."""
     return isinstance(state.result(raise_on_failure=False), CommandBusyError | Busy)
 
 
-command_task = partial(
-    task,
-    retries=len(RETRIES_S),
-    retry_delay_seconds=RETRIES_S,
-    retry_condition_fn=is_temporary,
-    cache_policy=NO_CACHE,  # DVC is the only cache
-)
+def command_task(name: str, task_run_name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
+    """Return the decorator of a task that is tried again where another try can help."""
+    return task(
+        name=name,
+        task_run_name=task_run_name,
+        retries=len(RETRIES_S),
+        retry_delay_seconds=RETRIES_S,
+        retry_condition_fn=is_temporary,
+        cache_policy=NO_CACHE,  # DVC is the only cache
+    )
 
 
 def run_logged(

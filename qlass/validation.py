@@ -75,7 +75,7 @@ def in_words(node: Schema, definitions: Mapping[str, Schema]) -> str:
         node: a part of a schema that pydantic made.
         definitions: its `$defs`.
     """
-    node = _resolved(node, definitions)
+    node = resolved(node, definitions)
     if "anyOf" in node:
         return " or ".join(in_words(option, definitions) for option in node["anyOf"])
     if "enum" in node:
@@ -86,7 +86,7 @@ def in_words(node: Schema, definitions: Mapping[str, Schema]) -> str:
         case "object" if "properties" in node:
             return f"a mapping with the keys {', '.join(node['properties'])}"
         case "object":
-            return "a mapping with text as keys"
+            return _mapping_in_words(node, definitions)
         case "array":
             return _list_in_words(node, definitions)
         case "string" if node.get("minLength") == 1:
@@ -97,6 +97,31 @@ def in_words(node: Schema, definitions: Mapping[str, Schema]) -> str:
             limits = [f"{sign} {node[limit]:.12g}" for limit, sign in _LIMITS.items() if limit in node]
             return " ".join([_WORDS[name], " and ".join(limits)]).rstrip()
     return "any value"
+
+
+def unit_of(node: Schema, definitions: Mapping[str, Schema]) -> str:
+    """Return the unit of a number, or of the numbers in a list or mapping; empty where the type names none.
+
+    Args:
+        node: a part of a schema that pydantic made; types name their unit with `json_schema_extra={"unit": ...}`.
+        definitions: its `$defs`.
+    """
+    node = resolved(node, definitions)
+    inner = [node[key] for key in ("items", "additionalProperties") if isinstance(node.get(key), Mapping)]
+    units = [str(node.get("unit", "")), *(unit_of(one, definitions) for one in (*node.get("anyOf", ()), *inner))]
+    return next(filter(None, units), "")
+
+
+def resolved(node: Schema, definitions: Mapping[str, Schema]) -> Schema:
+    """Return the definition that a schema refers to, or the schema itself where it refers to none."""
+    return definitions[node["$ref"].removeprefix("#/$defs/")] if "$ref" in node else node
+
+
+def without_null(node: Schema, definitions: Mapping[str, Schema]) -> Schema:
+    """Return X of `X | None`, and any other schema as it is."""
+    node = resolved(node, definitions)
+    options = [option for option in node.get("anyOf", ()) if option.get("type") != "null"]
+    return resolved(options[0], definitions) if len(options) == 1 else node
 
 
 def show(value: object) -> str:
@@ -139,7 +164,7 @@ def _follow(schema: Schema, path: Sequence[int | str], definitions: Mapping[str,
     """Follow a path of pydantic's."""
     where, around, here = "", schema, schema
     for part in path:
-        inner = _without_null(here, definitions)
+        inner = without_null(here, definitions)
         if "anyOf" in inner:
             return _Place(where, around, here, in_union=True)
         around = inner
@@ -158,16 +183,11 @@ def _entry(node: Schema, index: int) -> Schema:
     return entry
 
 
-def _without_null(node: Schema, definitions: Mapping[str, Schema]) -> Schema:
-    """Return X of `X | None`, and any other schema as it is."""
-    node = _resolved(node, definitions)
-    options = [option for option in node.get("anyOf", ()) if option.get("type") != "null"]
-    return _resolved(options[0], definitions) if len(options) == 1 else node
-
-
-def _resolved(node: Schema, definitions: Mapping[str, Schema]) -> Schema:
-    """Return the definition that a schema refers to."""
-    return definitions[node["$ref"].removeprefix("#/$defs/")] if "$ref" in node else node
+def _mapping_in_words(node: Schema, definitions: Mapping[str, Schema]) -> str:
+    """Describe a mapping whose keys are free."""
+    values = node.get("additionalProperties")
+    words = f", each value {in_words(values, definitions)}" if isinstance(values, Mapping) else ""
+    return f"a mapping with text as keys{words}"
 
 
 def _list_in_words(node: Schema, definitions: Mapping[str, Schema]) -> str:

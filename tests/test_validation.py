@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from qlass.validation import Problem, in_words, problems, show
+from qlass.validation import Problem, in_words, problems, show, unit_of
 
 
 def each_once(values):
@@ -101,7 +101,7 @@ def test_the_good_one_is_good():
         ({"lora": 8}, "lora", "8", "a mapping with the keys r, share or null"),
         ({"given": [1]}, "given", "[1]", "a mapping with text as keys"),
         ({"limits": {"a": 1, "b": "2"}}, "limits.b", "'2' (text)", "a whole number"),
-        ({"limits": {1: 1}}, "limits", "1", "a mapping with text as keys"),
+        ({"limits": {1: 1}}, "limits", "1", "a mapping with text as keys, each value a whole number"),
         ({"quick": 1}, "quick", "1", "true or false"),
         ({"stage": 1}, "", show(GOOD | {"stage": 1}), "quick: false where stage is 1"),
     ],
@@ -179,10 +179,25 @@ def test_shown_values(value, text):
         (Literal[True, "x"], "one of true, x"),
         (tuple[int, str], "a list of 2 values"),
         (tuple[bool, ...], "a list, each true or false"),
-        (dict[str, Lora], "a mapping with text as keys"),
+        (dict[str, Any], "a mapping with text as keys"),
+        (dict[str, Lora], "a mapping with text as keys, each value a mapping with the keys r, share"),
         (Lora, "a mapping with the keys r, share"),
     ],
 )
 def test_types_in_words(kind, words):
     schema = TypeAdapter(kind).json_schema()
     assert in_words(schema, schema.get("$defs", {})) == words
+
+
+Steps = Annotated[int, Field(ge=1, json_schema_extra={"unit": "steps"})]
+
+
+@pytest.mark.parametrize("kind", [Steps, Steps | None, dict[str, Steps], list[Steps | None], tuple[Steps, ...]])
+def test_the_unit_of_a_number_wherever_it_stands(kind):
+    assert unit_of(TypeAdapter(kind).json_schema(), {}) == "steps"
+
+
+@pytest.mark.parametrize("kind", [int, Any, dict[str, Any], Lora, Literal["steps"], tuple[int, str]])
+def test_what_has_no_unit(kind):
+    schema = TypeAdapter(kind).json_schema()
+    assert unit_of(schema, schema.get("$defs", {})) == ""

@@ -10,9 +10,10 @@ from qlass.settings import Section
 
 
 class LabelSettings(Section):
-    """How trees become Q-values."""
+    """Stage `label`: how trees become the values that the QNet learns."""
 
     gamma: Annotated[float, Field(gt=0, le=1)]
-    """Discount per step."""
+    """Discount per step: a reward that is n steps away counts gamma^n times."""
     q_type: Literal["q", "average_reward", "reward"]
-    """What the QNet learns (Figure 4 of the paper compares them)."""
+    """What the QNet learns of an action. `q`: the highest discounted outcome below it; `average_reward`: the mean
+    outcome below it; `reward`: the highest outcome below it (Figure 4 of the paper compares them)."""

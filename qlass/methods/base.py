@@ -40,9 +40,9 @@ class DrawnSettings(MethodSettings):
     """What methods that draw replies have in common."""
 
     seeds: Some[Natural]
-    """Every task is played once with each."""
+    """Evaluation seeds; every task is played once with each."""
     temperature: NonNegative
-    """Of the replies."""
+    """Temperature of the replies."""
 
     def played_seeds(self) -> tuple[int, ...]:
         """Return the evaluation seeds with which every task is played."""

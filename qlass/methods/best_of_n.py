@@ -13,14 +13,14 @@ from qlass.methods.base import Assignment, DrawnSettings, Method
 from qlass.policies.base import Score
 from qlass.records import Cost, Episode
 from qlass.search.driver import Routine
-from qlass.settings import Count
+from qlass.settings import Trajectories
 
 
 class BestOfNSettings(DrawnSettings):
-    """Settings of Best-of-N."""
+    """Best-of-N: whole trajectories are played, and one of them is kept."""
 
-    rollouts: Count
-    """N (the paper: 6); N = M spends about what QLASS spends."""
+    rollouts: Trajectories
+    """Trajectories per task (N; the paper: 6). N = M spends about what `qlass` spends."""
 
 
 def play(given: Assignment, settings: BestOfNSettings) -> Routine[list[Episode]]:

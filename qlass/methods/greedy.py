@@ -8,7 +8,7 @@ from qlass.search.driver import Routine
 
 
 class GreedySettings(MethodSettings):
-    """Nothing to set, and nothing is drawn: another seed would give the same episodes."""
+    """The policy alone: nothing to set, and nothing is drawn; another seed would give the same episodes."""
 
 
 def play(given: Assignment, _: GreedySettings) -> Routine[list[Episode]]:

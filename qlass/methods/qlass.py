@@ -8,14 +8,14 @@ from __future__ import annotations
 from qlass.methods.base import Assignment, DrawnSettings, Method, distinct
 from qlass.records import Episode
 from qlass.search.driver import Routine
-from qlass.settings import Count
+from qlass.settings import Replies
 
 
 class QlassSettings(DrawnSettings):
-    """Settings of QLASS."""
+    """QLASS: at each step, the reply with the highest Q-value is executed."""
 
-    proposals: Count
-    """M (the paper: 2)."""
+    proposals: Replies
+    """Replies per step, one of which is executed (M; the paper: 2)."""
 
 
 def play(given: Assignment, settings: QlassSettings) -> Routine[list[Episode]]:

@@ -12,22 +12,24 @@ import math
 from qlass.methods.base import Assignment, DrawnSettings, Method, Play, distinct
 from qlass.records import Episode, Proposal
 from qlass.search.driver import Routine
-from qlass.settings import Count, Natural, NonNegative, Ratio
+from qlass.settings import Draws, NonNegative, Ratio, Replies
 
 
 class AdaptiveSettings(DrawnSettings):
-    """Settings of QLASS with a prior and redraws."""
+    """QLASS with a prior and redraws, which are not in the paper."""
 
-    proposals: Count
+    proposals: Replies
     """Replies per draw (M)."""
     prior: NonNegative
-    """Weight b of a reply's log probability (natural, summed over its tokens, at temperature 1) beside its Q-value."""
-    max_redraws: Natural
-    """More proposals are drawn this often at a step ..."""
+    """Weight b of a reply's log probability (natural, summed over its tokens, at temperature 1) beside its Q-value;
+    the reply with the highest Q + b log p is executed."""
+    max_redraws: Draws
+    """How often more replies are drawn at one step."""
     redraw_below: Ratio
-    """... whose highest Q-value is below this share of the last step's."""
+    """Share of the highest Q-value of the step before, or all of it where it is negative; where no Q-value reaches
+    that, more replies are drawn."""
     redraw_temperature: NonNegative
-    """Of the replies drawn then."""
+    """Temperature of those further replies."""
 
 
 def play(given: Assignment, settings: AdaptiveSettings) -> Routine[list[Episode]]:

@@ -20,7 +20,7 @@ from qlass.errors import Busy, DataError, DependencyNotInstalled, SettingsError
 from qlass.policies.base import Propose, Proposed
 from qlass.prompts import parse_reply
 from qlass.records import History, Proposal
-from qlass.settings import Count, Natural, NonNegative, Seconds, Section, Tokens
+from qlass.settings import NonNegative, Requests, Retries, Seconds, Section, Tokens
 
 if TYPE_CHECKING:
     import httpx
@@ -43,26 +43,28 @@ class Server(Section):
     """Where the server is and how it is asked."""
 
     base_url: Annotated[str, AfterValidator(_with_scheme)]
-    """Up to and including the version, for example http://127.0.0.1:8000/v1."""
+    """Address up to and including the version, for example `http://127.0.0.1:8000/v1`; `{policy}` and `{env}` in it
+    are filled in."""
     model: str
-    """The name under which the server offers the model."""
+    """Name under which the server offers the model; `{policy}` and `{env}` in it are filled in."""
     api: Literal["completions", "chat"]
-    """completions (token ids; vLLM, SGLang) or chat (messages; hosted APIs)."""
+    """Protocol: `completions` sends token ids (vLLM, SGLang), `chat` sends messages (hosted APIs)."""
     api_key_env: str
     """Name of the environment variable that holds the API key; empty: no key is sent."""
-    concurrency: Count
-    """Requests in flight at most."""
+    concurrency: Requests
+    """Requests that one process has in flight at most."""
     timeout_s: Seconds
-    """To wait for one answer, and for a connection."""
-    retries: Natural
+    """Longest wait for one answer, and for a connection."""
+    retries: Retries
     """How often a request is sent again after 408, 429, 5xx or a broken connection."""
     request_per_seed: bool
-    """true: one request for each reply, so that a reply depends on its own seed only. false: one request with `n` replies,
-    which is cheaper for the server; the replies then depend on the first seed and `n`."""
+    """`true`: one request for each reply, so that a reply depends on its own seed only. `false`: one request with `n`
+    replies, which is cheaper for the server; the replies then depend on the first seed and `n`."""
     logprobs: bool
-    """Ask for log probabilities; some hosted APIs refuse that."""
+    """Whether log probabilities are asked for, which Best-of-N by likelihood and `qlass_adaptive` need; some hosted
+    APIs refuse that."""
     version: str
-    """Of the weights that are served, in your words; another one plays again what the server has played."""
+    """Version of the weights that are served, in your words; another one plays again what the server has played."""
 
 
 class ServerSettings(Server):

@@ -11,7 +11,7 @@ from qlass.settings import Section
 
 
 class BaseSettings(Section):
-    """Nothing to set: which model it is stands in the section `base`."""
+    """Policy `base`: nothing is trained, and there is nothing to set; `base.source` says which model it is."""
 
 
 def make(given: Ingredients, _: BaseSettings) -> PolicyResult:

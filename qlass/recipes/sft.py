@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from qlass.errors import DataError, SettingsError
 from qlass.prompts import load_chat_format, prompt_limit
 from qlass.recipes.recipe import Ingredients, PolicyResult, Recipe
-from qlass.settings import Count
+from qlass.settings import Trajectories
 from qlass.training.objectives.sft import SftSettings, sft_rows
 
 if TYPE_CHECKING:
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 class SftRecipe(SftSettings):
-    """Settings of the policy `sft`."""
+    """Policy `sft`: behaviour cloning of the base policy on the expert's trajectories."""
 
-    trajectories: Count | None
-    """Of the expert to learn from, the first ones; null: all."""
+    trajectories: Trajectories | None
+    """Expert trajectories to learn from, the first ones; null: all."""
 
 
 def make(given: Ingredients, settings: SftRecipe) -> PolicyResult:

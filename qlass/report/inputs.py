@@ -6,22 +6,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from qlass.settings import Count, Fraction, Section
+from qlass.settings import Fraction, Resamples, Section
 
 
 class IntervalSettings(Section):
-    """How intervals are computed."""
+    """How the intervals of all tables are computed."""
 
-    bootstrap: Count
-    """Resamples of every interval."""
+    bootstrap: Resamples
+    """Random resamples from which each interval is read."""
     confidence: Fraction
-    """Of every interval."""
+    """Share of the resampled values that lies inside each interval."""
 
 
 class ReportSettings(IntervalSettings):
     """The same, with the seed of the resampling; equal inputs and seed give equal bytes."""
 
-    bootstrap: Count = 2000
+    bootstrap: Resamples = 2000
     confidence: Fraction = 0.95
     seed: int = 0
 

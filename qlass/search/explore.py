@@ -17,7 +17,7 @@ from qlass.policies.base import Proposed
 from qlass.records import Cost, ExplorationTree, Node, Proposal, Step, TaskSpec, Trajectory
 from qlass.search.branch import Candidates, Cursor, Sampling, moved, roll_out, spent, start, take
 from qlass.search.driver import Act, Acted, Routine
-from qlass.settings import Count, Natural, NonNegative, Section
+from qlass.settings import Actions, Depth, Draws, Nodes, NonNegative, Section
 
 ROOT = -1
 WAVE = 8
@@ -27,31 +27,33 @@ WAVE = 8
 class ExploreSettings(Section):
     """The budget and switches of exploration."""
 
-    width: Count
-    """Children per expanded node (W)."""
-    depth: Natural
-    """Nodes above this depth are expanded (D); at and below it one child, a plain rollout. 0: the tree is one branch, the
-    expert's or, where none hangs there, one that is sampled."""
+    width: Nodes
+    """Children of each node that is expanded (W)."""
+    depth: Depth
+    """Nodes above this depth are expanded (D); at and below it a branch goes on without choices. 0: the tree is one
+    branch, the expert's or, where none hangs there, one that is sampled."""
     temperature: NonNegative
-    """Of expansions; higher than in evaluation, as the QNet must have seen the mistakes that it is to rank."""
+    """Temperature of expansions; higher than in evaluation, as the QNet must have seen the mistakes that it is to
+    rank."""
     rollout_temperature: NonNegative | None
-    """Of a branch below its first action; null: as above (the paper). 0 makes the Q-values of siblings those of the greedy
-    policy instead of one lucky or unlucky draw each."""
+    """Temperature below a branch's first action; null: that of expansions (the paper). 0 makes the Q-values of
+    siblings those of the greedy policy instead of one lucky or unlucky draw each."""
     expert_branch: bool
-    """Hang the expert trajectory under the root."""
-    max_invalid: Count | None
-    """Invalid actions in a row that end a sampled branch (truncated) with what the episode pays by then, mostly 0; null: it
-    goes on to the step limit, as in the paper. A policy that was never shown a refusal repeats the refused action, and such
-    branches would make up most of a tree."""
-    max_redraws: Natural
-    """Equal siblings are redrawn this often before the node stays narrower."""
-    max_nodes: Count
-    """Nodes that a tree has at most, or as many as the expert branch alone, which is always whole. Branches count in the order
-    in which they start when nodes are expanded one by one. The first one that does not fit ends the exploration; it and
-    what was begun after it are left out, for a branch without its end has no outcome. A tree that fits is the same without
-    the limit."""
+    """Whether the expert trajectory hangs under the root, beside what is sampled."""
+    max_invalid: Actions | None
+    """Invalid actions in a row that end a sampled branch (truncated) with what the episode pays by then, mostly 0;
+    null: it goes on to the step limit, as in the paper. A policy that was never shown a refusal repeats the refused
+    action, and such branches would make up most of a tree."""
+    max_redraws: Draws
+    """How often replies that repeat the action of a sibling are drawn again before the node stays narrower."""
+    max_nodes: Nodes
+    """Nodes that a tree has at most, or as many as the expert branch alone, which is always whole. Branches count in
+    the order in which they start when nodes are expanded one by one. The first one that does not fit ends the
+    exploration; it and what was begun after it are left out, for a branch without its end has no outcome. A tree that
+    fits is the same without the limit."""
     candidates: Candidates
-    """generate, or admissible: score the environment's own list of actions."""
+    """Where actions come from. `generate`: the policy writes its replies; `admissible`: it chooses from the
+    environment's own list, where there is one."""
 
 
 @dataclass(slots=True)

@@ -23,7 +23,7 @@ from qlass.recipes.recipe import Recipe, get_recipe
 from qlass.report.inputs import IntervalSettings
 from qlass.search.branch import Candidates
 from qlass.search.explore import ExploreSettings
-from qlass.settings import Actions, Count, Megabytes, Natural, Section, Some, Tasks, Tokens
+from qlass.settings import Actions, Episodes, Megabytes, Natural, Processes, Section, Slots, Some, Tasks, Tokens
 from qlass.training.objectives.value import QNetSettings
 from qlass.validation import Problem, problems
 from tasks.project import dvcfiles, paths
@@ -36,14 +36,15 @@ SFT = "sft"
 
 
 class Run(Section):
-    """What runs: the matrices of dvc.yaml."""
+    """What the pipeline runs: the matrices of `dvc.yaml`."""
 
     envs: Some[str]
-    """The environments, each configured under `envs`."""
+    """Environments, each configured under `envs`."""
     policies: Some[str]
-    """Made by the recipe and played greedily; sft must be among them, since exploration and searches start from it."""
+    """Policies to make, each by `qlass/recipes/<policy>.py`, and to play greedily. `sft` must be among them, since
+    exploration and the searches start from it."""
     searches: tuple[str, ...]
-    """Methods that draw replies of the SFT policy; may be []."""
+    """Methods to play with the SFT policy, each by `qlass/methods/<method>.py`; may be []."""
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -52,93 +53,109 @@ class Run(Section):
 
 
 class Base(Section):
-    """Seed, machine and base policy."""
+    """What all stages share: seed, workers, and the base policy with its conversations."""
 
     seed: Natural
-    """Every other seed is derived from it."""
-    workers: Count
-    """Of expert, explore, evaluate and search; no result depends on it."""
+    """Seed of everything that is drawn; every other seed is derived from it."""
+    workers: Processes
+    """Workers of `expert`, `explore`, `evaluate` and `search`, which play side by side; no result depends on their
+    number."""
     fanout: Literal["processes", "ray"]
-    """Processes of this machine, or Ray's over many; no result depends on it."""
+    """What the workers are: `processes` of this machine, or those of a `ray` cluster of many; no result depends on
+    it."""
     device: Literal["auto", "cpu", "cuda"]
-    """Where models compute."""
+    """Where models compute; `auto`: on a GPU where there is one."""
     source: str
-    """A folder, or a Hugging Face model id."""
+    """Where the base policy comes from: a folder, or a Hugging Face model id `owner/name`."""
     revision: str | None
-    """Commit of the Hugging Face id; needed for one."""
+    """Commit of the Hugging Face model, all 40 hexadecimal digits; null for a folder."""
     chat_format: Literal["qlass", "llama-2"]
-    """How messages become tokens."""
+    """How messages become tokens: `llama-2` for Llama-2-Chat models, `qlass` for those with our own special tokens."""
     max_length: Tokens
-    """Of one conversation; longer ones lose their oldest turns, never the instruction."""
+    """Longest conversation that a model reads, with the reply; longer ones lose their oldest turns, never the
+    instruction."""
     max_new_tokens: Tokens
-    """Of a reply, wherever the policy acts; as many are kept free wherever a history is read."""
+    """Longest reply of a policy; as many tokens are kept free wherever a history is read, in training and scoring
+    too."""
 
 
 class Inference(Section):
     """How the processes of explore, evaluate and search run; what changes here changes replies by rounding at most."""
 
-    slots: Count | None
-    """Trees or episodes alive at a time in one process, the next starts when one ends; null: a whole shard."""
+    slots: Slots | None
+    """Trees or episodes under way at a time in one process, the next starts when one ends; null: a whole shard."""
     overlap: bool
-    """Environments of one half step while the models answer the other half; pays for slow ones."""
+    """Whether the environments of one half of the episodes step while the models answer the other half; pays only
+    where a step waits for something outside its process."""
     cache_mb: Megabytes
-    """For the keys and values that each model keeps between turns; the oldest are forgotten."""
+    """Memory for the keys and values that each model keeps between turns; those unused for longest are forgotten, and
+    computed again when they are needed."""
     precision: Literal["auto", "fp32", "bf16"]
-    """Of matrix products; auto: bf16 where the processor has it."""
+    """Number format of matrix products; `auto`: bf16 where the processor has it, else fp32."""
     server: Server | None
     """An OpenAI-compatible server that runs the policy; null: each process runs it itself."""
 
 
 class Env(Section):
-    """One environment."""
+    """One environment: its panels, its own options, and what is different on it."""
 
     max_steps: Actions
-    """Of an episode, the same in exploration and evaluation."""
+    """Longest episode, the same in exploration and evaluation; a longer one is truncated."""
     panel: dict[str, Tasks]
-    """Of each split that the environment has."""
+    """Size of the panel of each split; the keys are the splits that the environment has."""
     options: Values
-    """The environment's own, checked by itself."""
+    """Options of the environment itself, which checks them; its package, `qlass/envs/<env>/`, says what they mean."""
     overrides: Overrides
-    """What is different on this environment: `overrides.<section>.<key>`, with the keys of the sections of that name."""
+    """What is different on this environment: `overrides.<section>.<key>`, with the keys of the section of that name.
+    """
 
 
 class Overrides(Section):
     """By section; {} where nothing is different."""
 
     expert: Values
+    """Other values for `expert`, for example `{thoughts: false}`."""
     recipes: Values
+    """Other values for `recipes`, for example `{sft: {epochs: 3}}`."""
     explore: Values
+    """Other values for `explore`, for example `{depth: 6}`."""
     label: Values
+    """Other values for `label`, for example `{gamma: 0.95}`."""
     qnet: Values
+    """Other values for `qnet`, for example `{epochs: 2}`."""
     evaluate: Values
+    """Other values for `evaluate`, for example `{candidates: admissible}`."""
     methods: Values
+    """Other values for `methods`, for example `{qlass: {proposals: 6}}`."""
 
 
 class Expert(Section):
-    """Stage expert."""
+    """Stage `expert`: the demonstrations."""
 
     thoughts: bool
-    """false: replies are `Action: ...` alone."""
+    """Whether a thought stands before each action; `false`: replies are `Action: ...` alone."""
 
 
 class Explore(ExploreSettings):
-    """Stage explore."""
+    """Stage `explore`: a tree of actions for each training task, from which the Q-values come."""
 
     tasks: Tasks | None
-    """Of the training panel, the first ones; null: all."""
+    """Training tasks to explore, the first ones of the panel; null: all."""
     shard_size: Tasks
-    """In one file of finished work."""
+    """Tasks in one file of finished work; an interrupted stage does again what is not in such a file."""
 
 
 class Evaluate(Section):
-    """Stages evaluate and search."""
+    """Stages `evaluate` and `search`: what the policies and methods are tried on."""
 
     splits: Literal["test", "dev", "all"]
-    """test: every test split that the environment has; dev: the one on which choices are made; all: both."""
+    """Splits to play. `test`: every test split that the environment has; `dev`: the one on which choices are made;
+    `all`: both."""
     candidates: Candidates
-    """generate, or admissible: score the environment's own list of actions."""
+    """Where actions come from. `generate`: the policy writes its replies; `admissible`: it chooses from the
+    environment's own list, where there is one."""
     shard_size: Tasks
-    """In one file of finished work."""
+    """Tasks in one file of finished work; an interrupted stage does again what is not in such a file."""
 
     def of(self, splits: Sequence[str]) -> tuple[str, ...]:
         """Return which of an environment's splits are played."""
@@ -147,12 +164,12 @@ class Evaluate(Section):
 
 
 class Tracking(Section):
-    """MLflow; changes no result."""
+    """MLflow; no result depends on it."""
 
     experiment: str
-    """Name of the experiment."""
-    max_traces: Natural
-    """Evaluated episodes of each split, per stage, that become traces."""
+    """Name of the experiment in MLflow."""
+    max_traces: Episodes
+    """Episodes of each evaluation and split that become MLflow traces, to be read step by step."""
 
 
 class Recipes(Section):

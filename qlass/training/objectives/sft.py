@@ -23,7 +23,7 @@ class SftSettings(TrainSettings):
     """Settings of one behaviour-cloning run."""
 
     lora: LoraSettings | None
-    """Low-rank adapters; null: full fine-tuning."""
+    """Low-rank adapters, which are trained instead of the whole model; null: full fine-tuning."""
 
 
 def sft_rows(trajectory: Trajectory, instruction: str, chat: ChatFormat, max_prompt: int) -> list[TrainRow]:

@@ -20,7 +20,7 @@ from qlass.errors import DataError, SettingsError
 from qlass.prompts import ChatFormat, TrainingRow, history_of
 from qlass.records import ExplorationTree, Message, Node, QLabel
 from qlass.seeds import derive_seed
-from qlass.settings import Count, Fraction, Natural, NonNegative, Tasks
+from qlass.settings import Depth, Fraction, HiddenUnits, NonNegative, Tasks
 from qlass.training.core.rows import TrainRow, make_row
 from qlass.training.core.settings import TrainSettings
 from qlass.training.objectives.base import Objective
@@ -31,26 +31,28 @@ if TYPE_CHECKING:
 
 
 class QNetSettings(TrainSettings):
-    """Settings of one QNet training run; the QNet is always trained whole."""
+    """Stage `qnet`: how the QNet learns the values of actions; there are no adapters."""
 
-    head_width: Count
-    """Hidden units of the value head."""
+    head_width: HiddenUnits
+    """Width of the value head, the small network that turns a hidden state into a Q-value."""
     trunk: Literal["own", "policy"]
-    """own: the QNet is a model of its own that starts as the policy (the paper). policy: the policy's trunk stays as it is
-    and only the value head learns; Q-values then cost next to nothing when the policy's replies are drawn."""
+    """`own`: the QNet is a model of its own that starts as the policy (the paper). `policy`: the policy's trunk stays
+    as it is and only the value head learns; Q-values then cost next to nothing when the policy's replies are drawn."""
     target: Literal["q_norm", "q"]
-    """Which Q-value is learnt where `label.q_type` is q."""
+    """Which Q-value is learnt where `label.q_type` is q: `q_norm` is scaled to [0, 1] inside each tree, `q` is not."""
     supervise: Literal["action_end", "every_token"]
-    """action_end: the paper; every_token: the released code."""
-    tail: Natural | None
-    """Steps kept of a failed branch below its last choice; null keeps all."""
+    """Where a label stands. `action_end`: on the last token of its action (the paper); `every_token`: on all tokens
+    up to there (the released code)."""
+    tail: Depth | None
+    """Steps kept of a failed branch below its last choice; null: all."""
     observation_loss: NonNegative
-    """Weight of predicting the observations that follow the actions; 0 is the paper. It is what makes a small trunk tell
-    actions that will be refused (joint objective as in Cobbe et al., arXiv 2110.14168)."""
+    """Weight of predicting the observations that follow the actions; 0: the paper. It is what makes a small trunk
+    tell actions that will be refused (joint objective as in Cobbe et al., arXiv 2110.14168). Above 0 it needs
+    `supervise: action_end` and `trunk: own`."""
     tasks: Tasks | None
     """Explored tasks to learn from, the first ones of those not kept for validation; null: all of them."""
     validation_fraction: Fraction
-    """Share of the tasks that are kept for validation."""
+    """Share of the explored tasks that is kept for validation."""
 
     @field_validator("observation_loss")
     @classmethod
