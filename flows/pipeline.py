@@ -84,13 +84,14 @@ def report_only() -> list[Row]:
 
 
 @flow(name="evaluate_champion", on_failure=[log_failure], on_crashed=[log_failure])
-def evaluate_champion(env: str = "alfworld") -> None:
+def evaluate_champion(env: str | None = None) -> None:
     """Evaluate the model behind the alias `champion` in MLflow's registry on the development panel of an environment.
 
     Args:
-        env: an environment of `params.yaml`.
+        env: an environment of `params.yaml`; none means the first of `run.envs`.
     """
     root, commands = project_root(), Commands()
+    env = env or load_all(root / paths.PARAMS).run.envs[0]
     with commands.ended_on_error():
         environment = stage_environment(this_flow_run(), None)
         output = run_program("evaluate_champion", [env], commands, root, environment)

@@ -24,7 +24,7 @@ from qlass.evaluation.metrics import success
 from qlass.jsonl import iter_records
 from qlass.records import Episode
 from qlass.report.headline import signed, span
-from qlass.report.paper import method_name, method_order
+from qlass.report.paper import in_order, method_name
 from qlass.report.results import BASELINE
 from tasks.project import paths, settings
 from tasks.project.repetitions import projects_by_seed
@@ -72,7 +72,7 @@ def tables(runs: Mapping[int, Scores], resamples: int, confidence: float, agains
     if len({frozenset(scores) for scores in runs.values()}) != 1:
         found = "; ".join(", ".join(sorted(scores)) for scores in runs.values())
         raise DataError(f"the runs have different methods: {found}")
-    methods = sorted(next(iter(runs.values())), key=method_order)
+    methods = in_order(next(iter(runs.values())))
     if against not in methods and against != BASELINE:
         raise DataError(f"--against: found {against!r}; allowed: {', '.join(methods)}")
     interval = partial(interval_over_runs, resamples=resamples, confidence=confidence, seed=0)

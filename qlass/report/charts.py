@@ -131,5 +131,5 @@ def _overlap(one: Box, other: Box) -> bool:
 
 
 def _shape(method: str) -> str:
-    """Return the mark of a method: shape and colour both tell methods apart."""
-    return SHAPES.get(family(method), "circle")
+    """Return the mark of a method: shape and colour both tell methods apart; what has none of its own is a grey wedge."""
+    return SHAPES.get(family(method), "wedge")

@@ -33,7 +33,8 @@ class EnvInputs:
     Attributes:
         name: the environment's name, as in `TaskSpec.env`.
         label: how its numbers are labelled, for example "ALFWorld engine, generated games".
-        episodes: evaluated episodes (JSON Lines of Episode) by (method, split).
+        episodes: evaluated episodes (JSON Lines of Episode) by (method, split); methods that the paper does not have are
+            shown in this order, behind those that it has.
         categories: all task types, in table order; types that occur beside them follow in alphabetical order.
         panels: the panel of each split (JSON with `count` and `sha256`).
         trees: exploration trees (JSON Lines of ExplorationTree).

@@ -34,7 +34,7 @@ def absence(what: str, path: Path | None) -> str:
 
 
 def read_episodes(env: EnvInputs) -> tuple[EpisodeTable, list[str]]:
-    """Read all evaluated episodes of an environment.
+    """Read all evaluated episodes of an environment, in the order in which they are named.
 
     Returns:
         The episodes, and one sentence for each (method, split) whose file does not exist.
@@ -44,7 +44,7 @@ def read_episodes(env: EnvInputs) -> tuple[EpisodeTable, list[str]]:
     """
     table: EpisodeTable = {}
     missing = []
-    for (method, split), path in sorted(env.episodes.items()):
+    for (method, split), path in env.episodes.items():
         if available(path):
             table[method, split] = _read_method(path, method)
         else:

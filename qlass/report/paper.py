@@ -6,6 +6,7 @@ with these.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 
 from qlass.methods.base import get_method, method_names
@@ -81,7 +82,8 @@ def _titles() -> dict[str, str]:
     return found
 
 
-def method_order(method: str) -> tuple[int, str]:
-    """Sort key: the paper's order with variants behind their method, then everything else by name."""
+def in_order(methods: Iterable[str]) -> list[str]:
+    """Return each method once: in the paper's order with variants behind their method, then the others as they came."""
     ids = [*METHOD_NAMES, "other"]
-    return (ids.index(family(method)), method)
+    places = {method: ids.index(family(method)) for method in methods}
+    return sorted(places, key=lambda method: (places[method], method if family(method) != "other" else ""))

@@ -12,7 +12,7 @@ from qlass.evaluation.metrics import PERCENT, outcome, success
 from qlass.records import Episode
 from qlass.report.inputs import ReportSettings
 from qlass.report.load import EpisodeTable
-from qlass.report.paper import method_order
+from qlass.report.paper import in_order
 from qlass.seeds import derive_seed
 
 POOLED = "pooled"
@@ -61,11 +61,12 @@ def group(table: EpisodeTable) -> Groups:
     """Arrange episodes by (split, method) and add the pooled split for methods that have every test split."""
     groups = {(split, method): episodes for (method, split), episodes in table.items()}
     tests = sorted({split for split, _ in groups if split.startswith("test_")})
-    for method in {method for _, method in groups}:
+    methods = in_order(method for method, _ in table)
+    for method in methods:
         parts = [groups[split, method] for split in tests if (split, method) in groups]
         if len(parts) == len(tests) > 1:
             groups[POOLED, method] = tuple(episode for part in parts for episode in part)
-    return dict(sorted(groups.items(), key=lambda item: (item[0][0] == POOLED, item[0][0], method_order(item[0][1]))))
+    return dict(sorted(groups.items(), key=lambda item: (item[0][0] == POOLED, item[0][0], methods.index(item[0][1]))))
 
 
 def splits_of(groups: Iterable[tuple[str, str]]) -> list[str]:
@@ -75,7 +76,7 @@ def splits_of(groups: Iterable[tuple[str, str]]) -> list[str]:
 
 def methods_of(groups: Iterable[tuple[str, str]]) -> list[str]:
     """Return the methods in table order."""
-    return sorted({method for _, method in groups}, key=method_order)
+    return in_order(method for _, method in groups)
 
 
 def headline_split(groups: Iterable[tuple[str, str]]) -> str:

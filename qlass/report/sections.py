@@ -16,7 +16,7 @@ from qlass.report.compare import Comparison, compare
 from qlass.report.headline import headline, split_name
 from qlass.report.inputs import EnvInputs, ReportSettings
 from qlass.report.load import TableRow, absence, available, read_episodes, read_metrics, read_numbers, read_panel
-from qlass.report.paper import ORACLE, REPORTED, method_name, method_order
+from qlass.report.paper import ORACLE, REPORTED, in_order, method_name
 from qlass.report.results import (
     Groups,
     Result,
@@ -163,7 +163,7 @@ def env_page(env: EnvInputs, settings: ReportSettings) -> EnvPage:
 def _lines(env: EnvInputs, results: Sequence[Result]) -> list[MethodLine]:
     """Return a row for every method that was run or that the paper reports for this environment."""
     reported_here = {(split, method): value for (name, split, method), value in REPORTED.items() if name == env.name}
-    methods = {result.method for result in results} | {method for _, method in reported_here}
+    methods = [*(result.method for result in results), *(method for _, method in reported_here)]
     return [
         MethodLine(
             method=method,
@@ -174,7 +174,7 @@ def _lines(env: EnvInputs, results: Sequence[Result]) -> list[MethodLine]:
             reported={split: value for (split, name), value in reported_here.items() if name == method},
             oracle=method == ORACLE,
         )
-        for method in sorted(methods, key=method_order)
+        for method in in_order(methods)
     ]
 
 

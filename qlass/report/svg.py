@@ -50,13 +50,14 @@ def path(points: Sequence[tuple[Number, Number]], class_: str) -> Markup:
 
 
 def marker(shape: str, x: Number, y: Number, size: float, class_: str, title: str = "") -> Markup:
-    """Return a mark of the given shape (circle, square, triangle, diamond) and radius, with a tooltip."""
+    """Return a mark of the given shape (circle, square, triangle, diamond, wedge) and radius, with a tooltip."""
     inner = tag("title", title) if title else ""
     if shape == "circle":
         return tag("circle", inner, cx=x, cy=y, r=size, class_=class_)
     corners = {
         "square": ((-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)),
         "triangle": ((0.0, -1.2), (1.1, 0.85), (-1.1, 0.85)),
+        "wedge": ((0.0, 1.2), (1.1, -0.85), (-1.1, -0.85)),
         "diamond": ((0.0, -1.3), (1.1, 0.0), (0.0, 1.3), (-1.1, 0.0)),
     }[shape]
     points = " ".join(f"{number(x + dx * size)},{number(y + dy * size)}" for dx, dy in corners)

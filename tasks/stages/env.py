@@ -29,7 +29,7 @@ def installed(env: str) -> dict[str, Any]:
     point = available()[env]
     names = {*definition.packages, *([point.dist.name] if point.dist is not None else [])}
     found: dict[str, Any] = {"packages": {name: _version(name) for name in sorted(names)}}
-    code = _code(point.module)
+    code = _code(point.module if point.dist is None else _outermost(point.module))
     inside = (Path("qlass") / "envs" / env).resolve()
     if inside != code and inside not in code.parents:
         found["code"] = resume.content_hash(code)
@@ -41,6 +41,16 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def _outermost(module: str) -> str:
+    """Return the package of a module that is in no other one, since a module imports others of its package.
+
+    Namespace packages do not count: several distributions share them.
+    """
+    parts = module.split(".")
+    names = (".".join(parts[: number + 1]) for number in range(len(parts)))
+    return next(name for name in names if (spec := find_spec(name)) is not None and spec.origin is not None)
 
 
 def _code(module: str) -> Path:

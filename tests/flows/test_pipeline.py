@@ -150,7 +150,7 @@ def test_only_temporary_failures_are_tried_again(project, flows, monkeypatch):
 
 
 def test_the_champion_is_evaluated_by_its_program(project, flows, monkeypatch):
-    done = run(flows.evaluate_champion, "corridor")
+    done = run(flows.evaluate_champion)  # of the first environment that params.yaml runs
     assert done.state.is_completed()
     assert "making evaluate_champion@corridor" in done.artifacts["champion"]
     monkeypatch.setenv("TOY_FAIL", "evaluate_champion@corridor")

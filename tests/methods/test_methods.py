@@ -30,12 +30,11 @@ ROWS = {
 
 
 def test_methods_are_the_files_of_the_folder() -> None:
-    assert method_names() == ("best_of_n", "greedy", "qlass", "qlass_adaptive")
-    assert [get_method(name).title for name in method_names()] == ["Best-of-N", "Greedy", "QLASS", "QLASS (adaptive)"]
-    assert [get_method(name).needs_qnet for name in method_names()] == [True, False, True, True]
-    with pytest.raises(
-        SettingsError, match=r"'base' is no file of qlass/methods/; allowed: best_of_n, greedy, qlass, "
-    ):
+    ours = ("best_of_n", "greedy", "qlass", "qlass_adaptive")
+    assert set(ours) <= set(method_names())
+    assert [get_method(name).title for name in ours] == ["Best-of-N", "Greedy", "QLASS", "QLASS (adaptive)"]
+    assert [get_method(name).needs_qnet for name in ours] == [True, False, True, True]
+    with pytest.raises(SettingsError, match=r"'base' is no file of qlass/methods/; allowed: best_of_n, "):
         get_method("base")
 
 

@@ -177,3 +177,24 @@ def test_two_environments_share_a_page(samples, tmp_path):
     ids = Page(html).values("id")
     assert len(ids) == len(set(ids))
     assert {"alfworld", "corridor"} <= set(ids)
+
+
+def test_rows_that_nothing_knows_come_last_in_the_order_of_the_run(built, tmp_path):
+    env = built.envs[0]
+    known = {key: path for key, path in env.episodes.items() if key[0] in ("sft", "qlass")}
+    new = {}
+    for row in ("zeta", "alpha"):
+        for split in ("test_seen", "test_unseen"):
+            new[row, split] = tmp_path / f"{row}-{split}.jsonl"
+            episodes = read_records(env.episodes["qlass", split], Episode)
+            write_records(new[row, split], [replace(episode, method=row) for episode in episodes], Episode)
+    build_report(replace(built, envs=(replace(env, episodes={**new, **known}),)), QUICK)
+    rows = json.loads((built.out / "summary.json").read_text())["rows"]
+    for split in ("test_seen", "test_unseen", "pooled"):
+        assert [row["method"] for row in rows if row["split"] == split] == ["sft", "qlass", "zeta", "alpha"]
+    html = page(built)
+    heads = re.findall(r'<th scope="col"><span class="(m-\w+)">([^<]+)</span>', html)
+    assert heads[:4] == [("m-sft", "SFT"), ("m-qlass", "QLASS"), ("m-other", "zeta"), ("m-other", "alpha")]
+    marks = re.findall(r'<(\w+) [^>]*class="mark m-other"', html)
+    assert marks
+    assert set(marks) == {"polygon"}  # the circle is QLASS

@@ -11,7 +11,7 @@ from qlass.records import Cost, Episode, ExplorationTree, Node, Step
 from qlass.report.colour import _luminance, ink_on, q_colour
 from qlass.report.compare import compare
 from qlass.report.headline import signed, verdict
-from qlass.report.paper import REPORTED, family, method_name
+from qlass.report.paper import REPORTED, family, in_order, method_name
 from qlass.report.plots import thin
 from qlass.report.svg import Scale, number, tag
 from qlass.report.trees import TreeStatistics, informative, view_tree
@@ -104,6 +104,12 @@ def test_variants_belong_to_their_family():
 def test_names_of_variants():
     names = [method_name(name) for name in ("qlass", "best_of_n_qnet", "mine")]
     assert names == ["QLASS", "Best-of-N (qnet)", "mine"]
+
+
+def test_rows_that_the_paper_lacks_follow_as_they_came():
+    given = ["zeta", "qlass_adaptive", "sft", "best_of_n_qnet", "alpha", "qlass", "best_of_n", "zeta"]
+    wanted = ["sft", "best_of_n", "best_of_n_qnet", "qlass", "qlass_adaptive", "zeta", "alpha"]
+    assert in_order(given) == wanted
 
 
 def test_names_of_rows_are_the_titles_of_their_files():

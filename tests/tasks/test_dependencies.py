@@ -1,14 +1,20 @@
 """What runs again after an edit: asked of DVC itself, and compared with what the code imports."""
 
 import ast
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from dvc.repo import Repo
+from ruamel.yaml import YAML
 
+from qlass.methods.base import method_names
+from qlass.plugins import names
+from qlass.recipes.recipe import recipe_names
 from tasks.project import dvcfiles, paths
 from tests.tasks.conftest import set_params
 
@@ -74,7 +80,8 @@ def test_an_edit_runs_again_what_it_touches(project: Path) -> None:
         "qlass/methods/qlass.py": {*stages("search@{}-qlass"), "report"},
         "qlass/methods/greedy.py": {*stages("evaluate@{}-base", "evaluate@{}-sft"), "report"},
         "qlass/methods/base.py": {*stages(*PLAYED), "report"},
-        "qlass/recipes/sft.py": {*stages("train@{}-sft"), "report"},
+        "qlass/recipes/base.py": {*stages("train@{}-base"), "report"},
+        "qlass/recipes/sft.py": {*stages("train@{}-base", "train@{}-sft"), "report"},
         "qlass/training/objectives/value.py": stages("qnet@{}"),
         "qlass/training/objectives/sft.py": stages("train@{}-base", "train@{}-sft"),
         "qlass/training/core/loop.py": training,
@@ -142,7 +149,11 @@ def imported(file: str) -> frozenset[str]:
         waiting += ast.iter_child_nodes(node)
         if isinstance(node, ast.ImportFrom) and node.module:
             names = [node.module, *(f"{node.module}.{name.name}" for name in node.names)]
-            found |= {path for name in names if (path := module_file(name))}
+        elif isinstance(node, ast.Import):
+            names = [name.name for name in node.names]
+        else:
+            continue
+        found |= {path for name in names if (path := module_file(name))}
     return frozenset(found)
 
 
@@ -172,7 +183,18 @@ def reached(stage: str, start: list[str]) -> set[str]:
     return seen
 
 
-CELLS = [cell for cell in dvcfiles.cells(REPOSITORY) if cell.stage not in LOOKING]
+def every_cell() -> list[dvcfiles.Cell]:
+    """Return the cells of all environments, policies and methods that have a file, whatever params.yaml runs."""
+    params = dvcfiles.read_yaml(REPOSITORY / "params.yaml")
+    envs = [name for name in names("qlass.envs") if name != "core"]
+    params["run"] = {"envs": envs, "policies": [*recipe_names()], "searches": [*method_names()]}
+    with TemporaryDirectory() as folder:
+        shutil.copy(REPOSITORY / "dvc.yaml", folder)
+        YAML().dump(params, Path(folder, "params.yaml"))
+        return [cell for cell in dvcfiles.cells(Path(folder)) if cell.stage not in LOOKING]
+
+
+CELLS = every_cell()
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)

@@ -65,18 +65,18 @@ def test_files_and_declarations_have_equal_keys(path: Path) -> None:
             None,
             "methods.qlass: found null; allowed: a mapping with the keys seeds, temperature, proposals",
         ),
-        ("methods.beam", {}, "methods.beam: 'beam' is no file of qlass/methods/; allowed: best_of_n, greedy, qlass"),
-        ("recipes.rlhf", {}, "recipes.rlhf: 'rlhf' is no file of qlass/recipes/; allowed: base, sft; choose one"),
+        ("methods.beam", {}, "methods.beam: 'beam' is no file of qlass/methods/; allowed: best_of_n,"),
+        ("recipes.rlhf", {}, "recipes.rlhf: 'rlhf' is no file of qlass/recipes/; allowed: base, sft"),
         (
             "run.searches",
             ["beam"],
-            "run.searches[0]: found 'beam'; allowed: greedy, best_of_n, qlass, qlass_adaptive;",
+            "run.searches[0]: found 'beam'; allowed: greedy, best_of_n, qlass, qlass_adaptive",
         ),
-        ("run.envs", ["moon"], "run.envs[0]: found 'moon'; allowed: alfworld, corridor; choose one of these or add"),
+        ("run.envs", ["moon"], "run.envs[0]: found 'moon'; allowed: alfworld, corridor"),
         (
             "run.policies",
             ["qlass"],
-            "run.policies[0]: found 'qlass'; allowed: base, sft; choose one of these or add recipes",
+            "run.policies[0]: found 'qlass'; allowed: base, sft",
         ),
         (
             "run.policies",
@@ -130,7 +130,7 @@ def test_files_and_declarations_have_equal_keys(path: Path) -> None:
     ],
 )
 def test_a_mistake_is_named(tmp_path: Path, key: str, value: Any, message: str) -> None:
-    path = changed(tmp_path, {key: value})
+    path = changed(tmp_path, {"run.envs": ["alfworld"], key: value})
     with pytest.raises(SettingsError) as caught:
         settings.load_all(path)
     assert str(caught.value).startswith(f"{path}: ")

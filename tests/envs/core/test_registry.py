@@ -47,7 +47,7 @@ def test_looking_up_one_does_not_import_the_others():
 
 
 def test_an_unknown_name():
-    with pytest.raises(SettingsError, match=r"'labyrinth' is unknown; allowed: alfworld, corridor; choose"):
+    with pytest.raises(SettingsError, match=r"'labyrinth' is unknown; allowed: alfworld, corridor"):
         get_definition("labyrinth")
 
 
