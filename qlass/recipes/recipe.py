@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from qlass.training.core.checkpoint import LossRow
 
 PACKAGE = "qlass.recipes"
+SHARED = {"recipe", "imitation"}
+"""Files of the package that are no recipes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ class Recipe:
 
 def recipe_names() -> tuple[str, ...]:
     """Return all recipes, nothing of them imported."""
-    return tuple(name for name in names(PACKAGE) if name != "recipe")
+    return tuple(name for name in names(PACKAGE) if name not in SHARED)
 
 
 def get_recipe(name: str) -> Recipe:
