@@ -27,10 +27,10 @@ def q_colour(q: float) -> str:
 
 def ink_on(colour: str) -> str:
     """Return black or white, whichever stands out more on `#rrggbb` (WCAG contrast; at least 4.5 by construction)."""
-    return "#000" if _luminance(colour) > 0.179 else "#fff"
+    return "#000" if luminance(colour) > 0.179 else "#fff"
 
 
-def _luminance(colour: str) -> float:
+def luminance(colour: str) -> float:
     """Return the relative luminance of `#rrggbb` in [0, 1] (WCAG 2)."""
     channels = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]

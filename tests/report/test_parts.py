@@ -8,7 +8,7 @@ from qlass.labels.backup import label_tree
 from qlass.methods.base import get_method, method_names
 from qlass.recipes.recipe import get_recipe, recipe_names
 from qlass.records import Cost, Episode, ExplorationTree, Node, Step
-from qlass.report.colour import _luminance, ink_on, q_colour
+from qlass.report.colour import luminance, ink_on, q_colour
 from qlass.report.compare import compare
 from qlass.report.headline import signed, verdict
 from qlass.report.paper import REPORTED, family, in_order, method_name
@@ -19,7 +19,7 @@ from qlass.report.trees import TreeStatistics, informative, view_tree
 
 def contrast(one, other):
     """Return the WCAG contrast ratio."""
-    light, dark = sorted((_luminance(one), _luminance(other)), reverse=True)
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
     return (light + 0.05) / (dark + 0.05)
 
 
@@ -30,7 +30,7 @@ def test_chips_are_readable(q):
 
 
 def test_colour_scale_gets_lighter():
-    lights = [_luminance(q_colour(step / 20)) for step in range(21)]
+    lights = [luminance(q_colour(step / 20)) for step in range(21)]
     assert lights == sorted(lights)
     assert q_colour(0) == "#440154"
     assert q_colour(1) == "#fde725"
