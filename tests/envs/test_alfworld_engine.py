@@ -12,6 +12,7 @@ import pytest
 from qlass.envs.alfworld.adapter import AlfworldEnv, Wording, normalise_wording
 from qlass.envs.alfworld.expert import AlfworldExpert
 from qlass.envs.alfworld.games import load_game
+from qlass.envs.alfworld.library import load_library, release_library
 from qlass.envs.alfworld.translation import translate
 from qlass.errors import EnvironmentFault
 from qlass.records import TaskSpec
@@ -226,16 +227,20 @@ def test_snapshots_belong_to_their_load(env: AlfworldEnv, options: dict[str, Any
 
 def test_library_copies_are_used_again(options: dict[str, Any]) -> None:
     """Copies of the C library are never unloaded (that crashes the next load), so closing must give them back."""
-    first = AlfworldEnv(options)
-    library = first._engine._library
-    first.reset(_spec(BATHROOM))
-    first.close()
-    second = AlfworldEnv(options)
-    assert second._engine._library is library
-    second.reset(_spec(BEDROOM))
-    assert second.step("inventory")[0] == "You are not carrying anything."
-    del second
-    assert AlfworldEnv(options)._engine._library is library
+    library = load_library()
+    release_library(library)
+    for closing in (True, False):
+        env = AlfworldEnv(options)
+        other = load_library()
+        assert other is not library, "the engine has it"
+        env.reset(_spec(BATHROOM))
+        assert env.step("inventory")[0] == "You are not carrying anything."
+        if closing:
+            env.close()
+        del env
+        assert load_library() is library
+        release_library(other)
+        release_library(library)
 
 
 def test_reset_or_step_without_a_game(options: dict[str, Any]) -> None:

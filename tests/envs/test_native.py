@@ -12,8 +12,11 @@ import pytest
 
 from qlass.envs import get_definition
 from qlass.envs.alfworld.adapter import WORDINGS, AlfworldEnv
+from qlass.envs.alfworld.engine import TextworldEngine
 from qlass.envs.alfworld.expert import AlfworldExpert
 from qlass.envs.alfworld.games import load_game
+from qlass.envs.alfworld.gamestore import shared_store
+from qlass.envs.alfworld.library import require_alfworld
 from qlass.envs.alfworld.native import NativeEngine
 from qlass.envs.alfworld.native.engine import shared_game
 from qlass.envs.alfworld.panels import CATEGORIES, panels
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from qlass.envs.alfworld.adapter import GameEngine
     from qlass.records import TaskSpec
 
 pytest.importorskip("textworld")
@@ -55,6 +59,16 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], P
     yield pair
     for env in made:
         env.close()
+
+
+@pytest.fixture
+def engines(tmp_path: Path) -> Iterator[tuple[GameEngine, GameEngine]]:
+    """Yield both engines, without the environment around them."""
+    require_alfworld(tmp_path)
+    both = NativeEngine(), TextworldEngine(shared_store(tmp_path))
+    yield both
+    for engine in both:
+        engine.close()
 
 
 def tasks(split: str, category: str, number: int) -> Iterator[TaskSpec]:
@@ -167,14 +181,13 @@ def test_sliced_food(make: Callable[[str], Pair], wording: str) -> None:
     assert step(envs, f"examine {food}")[0] == f"This is a hot sliced {food}."
 
 
-def test_goal_over_all_receptacles(make: Callable[[str], Pair]) -> None:
+def test_goal_over_all_receptacles(engines: tuple[GameEngine, GameEngine]) -> None:
     """ALFRED's own goals also ask that every receptacle is closed again."""
     (spec,) = tasks("test_unseen", "heat", 1)
     game = load_game(spec.key, {})
     game["pddl_problem"] = game["pddl_problem"].partition("(:goal")[0] + (
         "(:goal (and (exists (?a - agent ?o - object) (holds ?a ?o)) (forall (?r - receptacle) (not (opened ?r))))))"
     )
-    engines = NativeEngine(), make("move")[1]._engine
     for engine in engines:
         engine.load(game)
         engine.reset()
@@ -193,11 +206,11 @@ def test_goal_over_all_receptacles(make: Callable[[str], Pair]) -> None:
     pytest.fail("the goal was never reached")
 
 
-def test_grammar_that_names_the_place_left(make: Callable[[str], Pair]) -> None:
+def test_grammar_that_names_the_place_left(engines: tuple[GameEngine, GameEngine]) -> None:
     """Moving needs one operator per starting point where a text speaks of it; the answers stay equal."""
     game = load_game(next(tasks("test_unseen", "look", 1)).key, {})
     game["grammar"] = game["grammar"].replace("You arrive at {r.name}.", "From {lstart.name} to {r.name}.")
-    engines, rng = (NativeEngine(), make("move")[1]._engine), random.Random(0)
+    rng = random.Random(0)
     for engine in engines:
         engine.load(game)
         engine.reset()

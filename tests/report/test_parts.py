@@ -8,7 +8,7 @@ from qlass.labels.backup import label_tree
 from qlass.methods.base import get_method, method_names
 from qlass.recipes.recipe import get_recipe, recipe_names
 from qlass.records import Cost, Episode, ExplorationTree, Node, Step
-from qlass.report.colour import luminance, ink_on, q_colour
+from qlass.report.colour import ink_on, luminance, q_colour
 from qlass.report.compare import compare
 from qlass.report.headline import signed, verdict
 from qlass.report.paper import REPORTED, family, in_order, method_name
