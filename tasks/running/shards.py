@@ -107,6 +107,7 @@ def run_shards(plan: Plan, items: Sequence[Any], on_progress: Callable[[int], No
         WorkerDied: a shard killed its worker twice.
         QlassError: whatever a worker raised; the finished shards stay.
     """
+    plan.folder.mkdir(parents=True, exist_ok=True)  # workers of other machines look whether they see it
     shards = {n: items[i : i + plan.shard_size] for n, i in enumerate(range(0, len(items), plan.shard_size))}
     left = {number: tasks for number, tasks in shards.items() if not plan.file(number).exists()}
     done = len(items) - sum(map(len, left.values()))

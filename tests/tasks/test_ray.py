@@ -29,6 +29,9 @@ HEALTH = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 1000, "h
 OWN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "f" * 64, "OMP_NUM_THREADS": "3"}
 """Environment variables of all nodes."""
 
+SPLITS = ("test_seen", "test_unseen")
+"""The test splits of the corridor."""
+
 Drive = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -96,14 +99,15 @@ def written(folder: Path) -> dict[str, bytes]:
 
 
 def test_ray_writes_the_bytes_of_processes(tmp_path: Path, on_ray: Drive, expected: dict[str, bytes]) -> None:
-    done = on_ray(tmp_path, workers=4)
+    folder = tmp_path / "new"  # as each split has one in the folder of its stage
+    done = on_ray(folder, workers=4)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert written(tmp_path) == expected
+    assert written(folder) == expected
     assert len(expected) == 6
-    found = list(tmp_path.glob("pid-*"))
+    found = list(folder.glob("pid-*"))
     assert len(found) == 4
     assert {path.read_text() for path in found} == {"threads=1"}
-    assert sorted(pids(tmp_path, "closed-")) == sorted(pids(tmp_path))
+    assert sorted(pids(folder, "closed-")) == sorted(pids(folder))
 
 
 @pytest.mark.slow
@@ -281,11 +285,12 @@ def test_stages_write_the_bytes_of_processes(
         for stage in ("expert corridor", "explore corridor", "evaluate corridor sft"):
             line = [sys.executable, "-m", *f"tasks.stages.{stage}".split()]
             log += subprocess.run(line, cwd=project, check=True, capture_output=True, text=True).stderr
-        assert log.count("from=tasks.running.ray_pool ray=") == (3 if fanout == "ray" else 0)
+        pools = 2 + len(SPLITS)  # the evaluation has one for each split
+        assert log.count("from=tasks.running.ray_pool ray=") == (pools if fanout == "ray" else 0)
         files = (
             paths.trajectories("corridor"),
             paths.trees("corridor"),
-            paths.episodes("corridor", "sft", "test_seen"),
+            *(paths.episodes("corridor", "sft", split) for split in SPLITS),
         )
         outputs.append([file.read_bytes() for file in files])
     assert outputs[0] == outputs[1]

@@ -44,7 +44,6 @@ def start(setup: tuple[str, Path]) -> shards.Worker:
 
 def command(folder: Path, mode: str, workers: int, fanout: str) -> list[str]:
     """Return the command that runs this stage in a folder."""
-    folder.mkdir(exist_ok=True)
     return [sys.executable, "-W", "error", __file__, str(folder), mode, str(workers), fanout]
 
 
