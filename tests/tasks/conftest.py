@@ -16,9 +16,11 @@ import pytest
 from ruamel.yaml import YAML
 
 from tasks.project import variables
+from tasks.project.settings import Overrides
 from tasks.running import runner
 
 REPOSITORY = Path(__file__).parents[2]
+NO_OVERRIDES: dict[str, Any] = {section: {} for section in Overrides.model_fields}
 PARAMS = {
     "run.envs": ["corridor"],
     "run.policies": ["sft"],
@@ -34,15 +36,7 @@ PARAMS = {
         "max_steps": 12,
         "panel": {"train": 24, "dev": 8, "test_seen": 16, "test_unseen": 16},
         "options": {"length": 5, "rooms": 3},
-        "overrides": {
-            "expert": {},
-            "recipes": {},
-            "explore": {},
-            "label": {},
-            "qnet": {},
-            "evaluate": {},
-            "methods": {},
-        },
+        "overrides": NO_OVERRIDES,
     },
     "expert.thoughts": True,
     "recipes.sft.ranks": 1,

@@ -25,6 +25,7 @@ from tasks.experiments import contest, registry, tracking
 from tasks.playing import dev
 from tasks.playing.dev import Dev
 from tasks.project import paths, settings
+from tests.tasks.conftest import NO_OVERRIDES
 
 ENV = "corridor"
 SPLITS = ("test_seen", "test_unseen")
@@ -34,15 +35,7 @@ EASY = {
         "max_steps": 8,
         "panel": {"train": 24, "dev": 16, "test_seen": 16, "test_unseen": 16},
         "options": {"length": 3, "rooms": 2},
-        "overrides": {
-            "expert": {},
-            "recipes": {},
-            "explore": {},
-            "label": {},
-            "qnet": {},
-            "evaluate": {},
-            "methods": {},
-        },
+        "overrides": NO_OVERRIDES,
     },
     "evaluate.candidates": "admissible",
     "methods.qlass.proposals": 4,
