@@ -25,6 +25,7 @@ from tasks.experiments import tracking
 from tasks.pipeline import summary
 from tasks.project import dvcfiles, paths
 from tasks.project.settings import load_all
+from tasks.running import console
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -155,7 +156,10 @@ def run_plan(
         if stages:
             tracking.finish_pipeline_run(root, run_id, status)
     rows = table_of(root, plan, results, failures)
-    publish(root, plan, rows, run_id)
+    try:
+        publish(root, plan, rows, run_id)
+    except Exception as error:  # noqa: BLE001  whatever the server answers, the stages have done their work
+        get_run_logger().warning("the pages of this run lack its tables: %r", error)
     if failures:
         raise PipelineError("\n".join(str(failure) for failure in failures.values()))
     return rows
@@ -189,7 +193,7 @@ def main() -> int:
     state = pipeline(arguments.targets, arguments.force, arguments.max_parallel, return_state=True)
     if not state.is_completed():  # Prefect has logged why
         return 1
-    sys.stdout.write(summary(project_root(), state.result()))
+    console.say(summary(project_root(), state.result()))
     return 0
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from flows.project import project_root
 from qlass.errors import QlassError
 from tasks.project import dvcfiles
+from tasks.running import console, leftovers
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,12 @@ def make_plan(root: Path, targets: Sequence[str] = (), *, force: bool = False) -
         force: the targets run even where they are up to date.
 
     Raises:
-        SettingsError: no stage has that name, or DVC refuses `dvc.yaml` or `params.yaml`.
-        Busy: another DVC process is writing what the plan has to read.
+        SettingsError: no stage has that name, or DVC refuses the project, `dvc.yaml` or `params.yaml`.
+        DataError: `dvc.lock` is damaged.
+        Busy: another DVC process is writing what the plan has to read, or a stage runs that a killed one left.
     """
+    dvcfiles.check_project(root)
+    leftovers.clear(root)
     plan: dict[str, PlannedStage] = {}
     for stage in dvcfiles.status(root, targets):
         forced = force and stage.target
@@ -83,8 +87,8 @@ def main() -> None:
         plan = make_plan(project_root(), parser.parse_args().targets)
     except QlassError as error:
         parser.exit(error.exit_code, f"{error}\n")
-    for stage in plan:
-        print(f"{'run  ' if stage.runs else 'reuse'}  {stage.name:<40}  {stage.why}")
+    lines = [f"{'run  ' if stage.runs else 'reuse'}  {stage.name:<40}  {stage.why}\n" for stage in plan]
+    console.say("".join(lines))
 
 
 if __name__ == "__main__":

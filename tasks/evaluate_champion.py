@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from tasks.experiments.registry import Registry
 from tasks.playing.dev import METHOD, Dev
 from tasks.playing.episodes import measure
 from tasks.project import paths, settings
-from tasks.running import resume, runner
+from tasks.running import console, resume, runner
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found = evaluate_champion(env, given, Path.cwd())
     except QlassError as error:
         return runner.report(error)
-    sys.stdout.write(
+    console.say(
         f"{env} dev: mean reward {found['mean_reward']:.1f}, success {found['success_rate']:.1f} "
         f"({found['n_tasks']} tasks, {found['n_seeds']} seeds)\n"
     )

@@ -22,6 +22,7 @@ from qlass.errors import QlassError, SettingsError
 from qlass.settings import Section
 from qlass.validation import Schema, in_words, resolved, unit_of, without_null
 from tasks.project.settings import load_all
+from tasks.running import console
 
 COLUMNS = (72, 100)
 """Longest line of text, on a narrow terminal and on a wide one (characters)."""
@@ -238,7 +239,7 @@ def main() -> None:
         text = as_text(found, min(wide, max(narrow, shutil.get_terminal_size().columns)))
     else:
         text = as_table(found)
-    sys.stdout.write(text)
+    console.say(text)
 
 
 if __name__ == "__main__":

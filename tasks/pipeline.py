@@ -19,7 +19,7 @@ from tasks import register
 from tasks.experiments import tracking
 from tasks.project import dvcfiles, paths
 from tasks.project.settings import load_all
-from tasks.running import runner
+from tasks.running import console, leftovers, runner
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     root = Path.cwd()
     try:
         settings = load_all()
+        dvcfiles.check_project(root)
+        leftovers.clear(root)
         dvcfiles.cells(root)
         parent = tracking.start_pipeline_run(root)
         os.environ[tracking.PARENT] = parent or ""
@@ -46,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = 130
     finally:
         rows = tracking.finish_pipeline_run(root, parent, status)
-    sys.stdout.write(summary(root, rows, results=status == "FINISHED"))
+    console.say(summary(root, rows, results=status == "FINISHED"))
     return code
 
 
@@ -64,7 +66,7 @@ def summary(root: Path, rows: Sequence[Mapping[str, Any]], *, results: bool = Tr
     lines = ["", *(f"{row['stage']:<{width}}  {row['status']:<7}  run {row['run_id']}" for row in rows), ""]
     table, page = root / paths.REPORT / "results.md", root / paths.REPORT / "index.html"
     if results and table.exists():
-        lines += [table.read_text(encoding="utf-8")]
+        lines += [table.read_text(encoding="utf-8", errors="replace")]
     if results and page.exists():
         lines += [f"report: {page}"]
     lines += [f"runs:   {tracking.ui_command(root)}", ""]

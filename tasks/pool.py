@@ -28,7 +28,7 @@ from qlass.report.paper import in_order, method_name
 from qlass.report.results import BASELINE
 from tasks.project import paths, settings
 from tasks.project.repetitions import projects_by_seed
-from tasks.running import runner
+from tasks.running import console, runner
 
 Scores = dict[str, dict[str, float]]
 """method -> task (of any split) -> success in percent, over its seeds."""
@@ -134,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given = settings.load_all()
         projects = projects_by_seed(asked.projects, asked.env)
         runs = {seed: scores_of(project, asked.env, given) for seed, project in projects.items()}
-        sys.stdout.write(tables(runs, given.report.bootstrap, given.report.confidence, asked.against))
+        console.say(tables(runs, given.report.bootstrap, given.report.confidence, asked.against))
     except QlassError as error:
         return runner.report(error)
     return 0

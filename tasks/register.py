@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import logging
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from tasks.experiments.registry import Registry, Version
 from tasks.playing.dev import METHOD, Dev
 from tasks.project import dvcfiles, paths
 from tasks.project.settings import SFT, Settings, load_all
-from tasks.running import resume, runner
+from tasks.running import console, resume, runner
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = load_all()
         for env in names or settings.run.envs:
             version = register(env, settings, Path.cwd())
-            sys.stdout.write(f"{version.name} version {version.version} ({version.alias or 'no alias'})\n")
+            console.say(f"{version.name} version {version.version} ({version.alias or 'no alias'})\n")
     except QlassError as error:
         return runner.report(error)
     return 0

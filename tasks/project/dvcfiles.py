@@ -1,4 +1,6 @@
-"""What `dvc.yaml` declares, what `dvc.lock` recorded and what DVC finds out of date: the one file that imports DVC.
+"""What `dvc.yaml` declares, what `dvc.lock` recorded and what DVC finds out of date.
+
+With `tasks.running.leftovers` this is the one file that imports DVC.
 
 Stage programs take their arguments, their settings and their inputs from here, so that they cannot read what DVC does
 not know of. DVC's own parser reads the files; what it reads is the same under `dvc repro`, in the temporary checkout of
@@ -12,6 +14,7 @@ import hashlib
 import json
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -137,9 +140,48 @@ def cells(root: Path = Path()) -> list[Cell]:
         ]
 
 
+def check_project(root: Path) -> None:
+    """Check that DVC can work in a folder.
+
+    Raises:
+        SettingsError: it is no DVC project, or not under git as its configuration says.
+    """
+    from dvc.config import Config, ConfigError
+    from dvc.scm import SCM, SCMError
+
+    if not (root / ".dvc").is_dir():
+        raise SettingsError(
+            f"{root}: found no folder .dvc, so this is not the whole project; some programs leave out hidden folders when "
+            "they copy or unpack: copy it again, or run `dvc init` here (`dvc init --no-scm` without git)"
+        )
+    try:
+        without_git = Config(str(root / ".dvc"))["core"]["no_scm"]
+        SCM(str(root), no_scm=without_git)
+    except ConfigError as error:
+        raise SettingsError(f"{root / '.dvc'}: {error}; correct config or config.local there") from error
+    except SCMError as error:
+        raise SettingsError(
+            f"{root}: DVC expects a git repository, and found none ({error}), as in an unpacked ZIP; run `git init && git add "
+            "--all && git commit --message start` here, or do without git: `dvc config --local core.no_scm true`"
+        ) from error
+
+
 def read_lock(root: Path = Path()) -> dict[str, dict[str, Any]]:
-    """Return the entries of `dvc.lock` by stage name; empty where nothing ran yet."""
+    """Return the entries of `dvc.lock` by stage name; empty where nothing ran yet.
+
+    Raises:
+        SettingsError: it is not YAML, and stays so.
+    """
     path = root / paths.DVC_LOCK
+    for pause_s in (0.1, 0.3, 1.0):  # another DVC may be writing it
+        try:
+            return _lock_entries(path)
+        except SettingsError:
+            time.sleep(pause_s)
+    return _lock_entries(path)
+
+
+def _lock_entries(path: Path) -> dict[str, dict[str, Any]]:
     return dict(read_yaml(path).get("stages") or {}) if path.exists() else {}
 
 

@@ -10,11 +10,16 @@ import fcntl
 import hashlib
 import json
 import os
+import shlex
 import shutil
+import textwrap
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from qlass.errors import Busy, DataError
 from tasks.project import paths
@@ -62,7 +67,7 @@ def work_key(parts: Mapping[str, Any]) -> str:
 def work_folder(stage: str, key_parts: Mapping[str, Any], root: Path = paths.WORK) -> Iterator[Path]:
     """Yield the work folder of these conditions, with what an earlier run finished; remove it when the block ends well.
 
-    After an error, a signal or a kill it stays. The lock is the kernel's: it ends with its process, however that dies.
+    After an error, a signal or a kill it stays.
 
     Args:
         stage: first folder level; a readable name.
@@ -75,15 +80,20 @@ def work_folder(stage: str, key_parts: Mapping[str, Any], root: Path = paths.WOR
     folder = root / stage / work_key(key_parts)
     folder.mkdir(parents=True, exist_ok=True)
     lock = folder.with_name(f"{folder.name}.lock")
-    with _held(lock):
+    with held(lock):
         yield folder
         shutil.rmtree(folder)
-        lock.unlink()
 
 
 @contextmanager
-def _held(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on a file that names the holder."""
+def held(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a file that names the holder; the file is gone when the block ends.
+
+    The lock is the kernel's: it ends with its process, however that dies.
+
+    Raises:
+        Busy: another live process holds it.
+    """
     with path.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -92,14 +102,39 @@ def _held(path: Path) -> Iterator[None]:
             free = False
         if not free:
             file.seek(0)
-            raise Busy(
-                f"{path}: process {file.read().strip() or 'unknown'} is working on the same thing; "
-                "wait for it, or end it if it was left over, and run again"
-            )
+            raise Busy(f"{path}: somebody works on the same thing: {about(file.read())}, and run again")
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
-        yield
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def holder(path: Path) -> int | None:
+    """Return the id of the process that holds a lock of `held`; None where nobody does."""
+    try:
+        with path.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return int(file.read() or 0) or None  # nothing: it was opened this moment
+    except FileNotFoundError:
+        return None
+    return None
+
+
+def about(pid: int | str) -> str:
+    """Return which process that is, how to wait for it and how to end it: the end of a message."""
+    try:
+        process = psutil.Process(int(pid))
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(process.create_time()))
+        command = textwrap.shorten(shlex.join(process.cmdline()), 160)
+        found = f"process {pid} (`{command}`, since {since})"
+    except (psutil.Error, ValueError):
+        return f"process {pid or 'unknown'}, which is not of this machine; wait for it, or end it there"
+    return f"{found}; wait for it (`tail --pid={pid} -f /dev/null`), or end it if it was left over (`kill {pid}`)"
 
 
 def _names(path: Path, descriptor: int) -> bool:

@@ -21,7 +21,7 @@ from qlass.jsonl import read_json
 from tasks.experiments import tracking
 from tasks.project import dvcfiles, variables
 from tasks.project.settings import Settings, declared, load
-from tasks.running import disk, resume
+from tasks.running import disk, leftovers, resume
 
 logger = logging.getLogger(__name__)
 
@@ -60,10 +60,11 @@ class StageJob:
 def run(stage: str, main: Callable[[StageJob], None], arguments: Sequence[str] | None = None) -> int:
     """Run a stage program and return its exit code: 0, that of a QlassError, 1 for a bug, 130 or 143 for a signal."""
     prepare()
+    leftovers.end_with_dvc()
     try:
         cell = dvcfiles.cell(stage, parse(stage, arguments))
         scope = load(cell)
-        with tracked(cell, scope) as tracker:
+        with leftovers.running(cell.name), tracked(cell, scope) as tracker:
             main(StageJob(cell, scope, tracker))
     except KeyboardInterrupt:
         logger.error("error=interrupted exit_code=130")
@@ -134,7 +135,11 @@ def tracked(cell: dvcfiles.Cell, scope: Settings) -> Iterator[tracking.Tracker]:
 
 def log_inputs(tracker: tracking.Tracker, cell: dvcfiles.Cell) -> None:
     """Name the data that the stage reads, with the hashes that DVC recorded when it was written."""
-    hashes = dvcfiles.output_hashes()
+    try:
+        hashes = dvcfiles.output_hashes()
+    except QlassError as error:  # a stage reads its inputs, not their hashes
+        tracker.give_up(error)
+        return
     for path in cell.deps:
         inside = {out: md5 for out, md5 in hashes.items() if out == path or out.startswith(f"{path}/")}
         for out, md5 in inside.items():

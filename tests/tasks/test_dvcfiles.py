@@ -3,6 +3,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import traceback
 from pathlib import Path
 
@@ -23,6 +24,37 @@ def test_cells_are_the_stages_that_dvc_sees(project: Path) -> None:
     dvc_init(project)
     with Repo(str(project)) as repo:
         assert [cell.name for cell in dvcfiles.cells(project)] == [stage.name for stage in repo.index.stages]
+
+
+def test_a_folder_in_which_dvc_cannot_work_is_named(tmp_path: Path) -> None:
+    """An unpacked ZIP has no .git, a copy of what is visible no .dvc."""
+    with pytest.raises(SettingsError, match=r"no folder \.dvc.*dvc init"):
+        dvcfiles.check_project(tmp_path)
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc" / "config").write_text("[core]\n    analytics = false\n")
+    with pytest.raises(SettingsError, match=r"unpacked ZIP.*git init.*core\.no_scm true"):
+        dvcfiles.check_project(tmp_path)
+    (tmp_path / ".dvc" / "config.local").write_text("[core]\n    no_scm = maybe\n")
+    with pytest.raises(SettingsError, match=r"\.dvc: .*no_scm.*correct config"):
+        dvcfiles.check_project(tmp_path)
+    (tmp_path / ".dvc" / "config.local").write_text("[core]\n    no_scm = true\n")
+    dvcfiles.check_project(tmp_path)
+    (tmp_path / ".dvc" / "config.local").unlink()
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    dvcfiles.check_project(tmp_path)
+
+
+def test_a_lock_that_is_being_written_is_read_a_moment_later(tmp_path: Path) -> None:
+    """Stages that run side by side read dvc.lock while the DVC of another one rewrites it."""
+    path = tmp_path / "dvc.lock"
+    path.write_text("schema: '2")
+    writer = threading.Timer(0.2, path.write_text, ["schema: '2.0'\nstages: {a: {cmd: x}}\n"])
+    writer.start()
+    assert dvcfiles.read_lock(tmp_path) == {"a": {"cmd": "x"}}
+    writer.join()
+    path.write_text("schema: '2")
+    with pytest.raises(SettingsError, match=r"dvc\.lock: not YAML"):
+        dvcfiles.read_lock(tmp_path)
 
 
 def test_paths_are_those_of_dvc_yaml() -> None:

@@ -47,7 +47,7 @@ def test_a_live_process_keeps_others_out_and_a_killed_one_does_not(tmp_path: Pat
     with holder:
         try:
             assert holder.stdout.readline() == "ready\n"
-            with pytest.raises(Busy, match=f"process {holder.pid} is working") as caught:
+            with pytest.raises(Busy, match=rf"process {holder.pid} \(`.*; wait for it") as caught:
                 resume.work_folder("stage", {"a": 1}, tmp_path).__enter__()
             assert caught.value.exit_code == 75
         finally:
