@@ -156,8 +156,9 @@ def _complete_dvc_lock(root: Path) -> None:
     What the commit does not know is found in DVC's run cache, so nothing is computed again.
     """
     path = root / paths.DVC_LOCK
-    if not path.exists() or ((text := path.read_bytes()) and _stages(text) is not None):
+    if not path.exists() or any(_whole(path, pause_s) for pause_s in (0, 0.3, 1.0)):  # another DVC may be writing it
         return
+    text = path.read_bytes()
     # The whole stages that are left: all before the last line that begins one.
     lines = text.splitlines(keepends=True)
     starts = [
@@ -188,6 +189,13 @@ def _complete_dvc_lock(root: Path) -> None:
         len(stages) - len(kept),
         _DAMAGED,
     )
+
+
+def _whole(path: Path, pause_s: float) -> bool:
+    """Say, after a pause, whether DVC can read a `dvc.lock`."""
+    time.sleep(pause_s)
+    text = path.read_bytes()
+    return text != b"" and _stages(text) is not None
 
 
 def _stages(text: bytes) -> dict[str, Any] | None:
