@@ -33,13 +33,13 @@ def project_root() -> Path:
 
 
 def stage_environment(flow_run_id: str, parent_run_id: str | None) -> dict[str, str]:
-    """Return the environment of a stage. Nothing in it changes a result.
+    """Return the environment of a stage: ours, after `tasks.project.variables`. Nothing in it changes a result.
 
     Args:
         flow_run_id: id of the Prefect flow run.
         parent_run_id: id of the MLflow run of this pipeline run; None where tracking is down.
     """
-    env = {name: value for name, value in os.environ.items() if name not in ("MLFLOW_RUN_ID", "QLASS_PARENT_RUN_ID")}
+    env = {name: value for name, value in os.environ.items() if name != "QLASS_PARENT_RUN_ID"}
     env["PYTHONUNBUFFERED"] = "1"  # a line of the log arrives when it is written, not when a buffer is full
     env["QLASS_FLOW_RUN_ID"] = flow_run_id
     if parent_run_id:

@@ -24,6 +24,20 @@ if TYPE_CHECKING:
 GRACE_S = 15.0
 """Seconds that processes have from SIGTERM to SIGKILL, for example to close their tracking run."""
 
+RANKS = (
+    "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "LOCAL_SIZE", "NODE_RANK", "GROUP_RANK", "GROUP_WORLD_SIZE",
+    "ROLE_RANK", "ROLE_NAME", "ROLE_WORLD_SIZE", "CROSS_RANK", "CROSS_SIZE", "MASTER_ADDR", "MASTER_PORT", "NPROC",
+    "FORK_LAUNCHED", "PYTHON_EXEC", "LOGLEVEL",
+)  # fmt: skip
+"""Variables by which launchers tell a process its rank, or are told how to launch: as torch, DeepSpeed, accelerate and
+transformers read them. torchrun starts PYTHON_EXEC in place of Python, and fails of a LOGLEVEL that it does not know."""
+
+RANK_PREFIXES = (
+    "ACCELERATE_", "FSDP_", "MPI_LOCAL", "MV2_COMM_WORLD_", "OMPI_COMM_WORLD_", "PET_", "PMI_", "TORCHELASTIC_",
+    "TORCH_ELASTIC_",
+)  # fmt: skip
+"""How more of them begin; from PET_* torchrun takes the defaults of its own arguments."""
+
 _KILL_S = 15.0  # seconds that the kernel has to end what got SIGKILL: memory of a GPU is not freed at once
 _MARGIN_S = 5.0  # seconds beyond both, after which something is wrong with the supervisor itself
 _POLL_S = 0.5  # how long an exception that Prefect sends to a thread (a timeout) waits while a command is silent
@@ -184,6 +198,15 @@ def run(
             for line in running.lines():
                 on_line(line)
         return running.wait()
+
+
+def without_ranks(env: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment without `RANKS`, for the processes of a launcher.
+
+    Slurm, Kubeflow, a notebook or an outer launcher leave them to programs that are no ranks. What describes the
+    machine (NCCL_*, GLOO_*, CUDA_*) stays.
+    """
+    return {name: value for name, value in env.items() if name not in RANKS and not name.startswith(RANK_PREFIXES)}
 
 
 def die_with_parent(parent: int) -> None:

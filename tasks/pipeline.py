@@ -16,7 +16,7 @@ from typing import Any
 from qlass import processes
 from qlass.errors import QlassError
 from tasks import register
-from tasks.experiments import tracking
+from tasks.experiments import identity, tracking
 from tasks.project import dvcfiles, paths
 from tasks.project.settings import load_all
 from tasks.running import console, leftovers, runner
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `dvc repro`, register, print the results; return the exit code."""
-    runner.prepare()
+    runner.prepare(3 * processes.GRACE_S)  # its stages have the first of these parts
     root = Path.cwd()
     try:
         settings = load_all()
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         dvcfiles.cells(root)
         parent = tracking.start_pipeline_run(root)
         os.environ[tracking.PARENT] = parent or ""
-        os.environ.pop("MLFLOW_RUN_ID", None)  # would make every stage write into that run
+        os.environ.pop(identity.FLOW_RUN, None)  # of a flow run that this is not
     except QlassError as error:
         return runner.report(error)
     status: tracking.Status = "KILLED"

@@ -16,17 +16,19 @@ from qlass.errors import SettingsError
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device for `auto`, `cpu` or `cuda`; in a multi-process run, this rank's own GPU.
+    """Return the device for `auto`, `cpu` or `cuda`; of several GPUs the current one, which a rank has set to its own.
 
     Raises:
         SettingsError: the name is another one, or `cuda` is asked for and absent.
     """
     if name not in ("auto", "cpu", "cuda") or (name == "cuda" and not torch.cuda.is_available()):
-        allowed = "auto, cpu, cuda" if torch.cuda.is_available() else "auto, cpu (this machine has no CUDA device)"
+        hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+        missing = "this machine has no CUDA device" if hidden is None else f"CUDA_VISIBLE_DEVICES is {hidden!r}"
+        allowed = "auto, cpu, cuda" if torch.cuda.is_available() else f"auto, cpu ({missing})"
         raise SettingsError(f"base.device: found {name!r}, allowed are {allowed}")
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cuda", torch.cuda.current_device() if torch.cuda.is_initialized() else 0)
 
 
 def pick_precision(name: Literal["auto", "fp32", "bf16"], device: torch.device) -> Literal["fp32", "bf16"]:

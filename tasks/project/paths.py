@@ -22,9 +22,12 @@ REPORT = DATA / "report"
 def repository() -> Path:
     """Return the absolute root of the repository, also from the temporary checkout of a queued DVC experiment.
 
-    DVC exports `DVC_ROOT` to stages; for queued experiments it names the repository and not the temporary copy.
+    For queued experiments DVC exports `DVC_ROOT` with the repository of the temporary copy, which lies in its
+    `.dvc/tmp/exps`. Another value is left from elsewhere: DVC hands on what was set before.
     """
-    return Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()
+    folder, named = Path.cwd(), os.environ.get("DVC_ROOT")
+    copies = Path(named, ".dvc", "tmp", "exps").resolve() if named else None
+    return Path(named).resolve() if named and copies in folder.parents else folder
 
 
 def trajectories(env: str) -> Path:

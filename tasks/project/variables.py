@@ -1,13 +1,21 @@
 """Environment variables of every process of the pipeline; set once, before torch, mlflow or dvc are imported.
 
-None of them changes a result. Standard library only, so that flows and programs can import it first.
+What determines a result stands in params.yaml, so a variable that would decide too is overridden here, with the reason; one
+that cannot be undone once Python has started is refused. docs/operations.md lists both, and what is obeyed.
+Standard library only, so that flows and programs can import it first.
 """
 
 from __future__ import annotations
 
+import codecs
+import locale
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+
+from qlass import processes
+from qlass.errors import SettingsError
 
 DEFAULTS = {
     "DO_NOT_TRACK": "1",
@@ -31,18 +39,134 @@ DEFAULTS = {
 """Values for variables that the user has not set."""
 
 
+@dataclass(frozen=True, slots=True)
+class Override:
+    """Variables whose values are not the user's to choose.
+
+    Attributes:
+        names: of the variables; one that ends in `*` stands for all that begin so.
+        reader: the libraries that would obey them.
+        reason: why we do not let them.
+        value: what they get; None: they are removed.
+    """
+
+    names: tuple[str, ...]
+    reader: str
+    reason: str
+    value: str | None = None
+
+    def covers(self, name: str) -> bool:
+        """Say whether this is about a variable."""
+        return any(name.startswith(own[:-1]) if own.endswith("*") else name == own for own in self.names)
+
+
+OVERRIDDEN = (
+    Override(
+        (*processes.RANKS, *(f"{prefix}*" for prefix in processes.RANK_PREFIXES)),
+        "torch, DeepSpeed, accelerate, transformers",
+        "`ranks` of params.yaml says how many there are, and only our own launcher which one a process is. A stage that "
+        "`torchrun` or `srun` starts several times is so many single processes; all but the first end with 75",
+    ),
+    Override(("DS_ACCELERATOR",), "DeepSpeed", "`base.device` decides; set to the device that it chose"),
+    Override(
+        ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"),
+        "cuBLAS, torch",
+        "`precision` of params.yaml decides how precisely is computed",
+    ),
+    Override(
+        ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"),
+        "MLflow",
+        "each stage has a run of its own, in the experiment `tracking.experiment`",
+    ),
+    Override(
+        (
+            "MLFLOW_ACTIVE_MODEL_ID",
+            "_MLFLOW_ACTIVE_MODEL_ID",
+            "MLFLOW_TRACE_SAMPLING_RATIO",
+            "MLFLOW_TRACING_DESTINATION",
+        ),
+        "MLflow",
+        "traces belong to the stage's run; `tracking.max_traces` says how many there are",
+    ),
+    Override(
+        ("OTEL_*",),
+        "MLflow, through OpenTelemetry",
+        "they name a cluster's collector, or sample for it; traces then went there, or nowhere, and not into the run",
+    ),
+    Override(
+        ("MLFLOW_ENABLE_ASYNC_LOGGING", "MLFLOW_ENABLE_ASYNC_TRACE_LOGGING"),
+        "MLflow",
+        "a run is complete when it is closed",
+        "false",
+    ),
+    Override(
+        (
+            "GIT_DIR",
+            "GIT_WORK_TREE",
+            "GIT_INDEX_FILE",
+            "GIT_COMMON_DIR",
+            "GIT_OBJECT_DIRECTORY",
+            "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+            "GIT_NAMESPACE",
+            "GIT_PREFIX",
+        ),
+        "git, DVC",
+        "git sets them inside hooks; the commit that a run names is that of the project's folder",
+    ),
+)
+"""What holds whatever the user has set, because params.yaml or the project's folder decides."""
+
+
 def apply(root: Path | None = None) -> None:
-    """Set what is unset in `os.environ`, and put this interpreter's programs (dvc, ninja, deepspeed) first on PATH.
+    """Override in `os.environ`, set what is unset, and put this interpreter's programs (dvc, ninja) first on PATH.
 
     Args:
         root: the repository; the working directory by default. Compiled DeepSpeed extensions go to `root/.torch_ext`.
     """
+    for override in OVERRIDDEN:
+        for name in filter(override.covers, [*os.environ]):
+            del os.environ[name]
+        if override.value is not None:
+            os.environ.update(dict.fromkeys(override.names, override.value))
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
     if not Path("/dev/nvidiactl").exists():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns in every process that there is no GPU
+        os.environ["DS_ACCELERATOR"] = "cpu"  # else DeepSpeed warns in every process that there is no GPU
     os.environ.setdefault("TORCH_EXTENSIONS_DIR", str((root or Path.cwd()).resolve() / ".torch_ext"))
     programs = str(Path(sys.executable).parent)
     path = os.environ.get("PATH", "")
     if path.split(os.pathsep)[0] != programs:
         os.environ["PATH"] = os.pathsep.join([programs, path])
+
+
+REFUSED = {
+    "PYTHONOPTIMIZE": "2 removes docstrings, without which transformers loads no model",
+    "PYTHONWARNINGS": "`error` makes an exception of every warning of a library",
+    "PYTHONINSPECT": "Python would wait for input after a program, and lose its exit code",
+    "PYTHONUTF8": "0 in a locale without letters beyond ASCII: torch cannot read its own files then",
+    "PYTHONSAFEPATH": "`python -m` would not look into the project's folder, and could run the code of another one",
+}
+"""Variables of Python itself that would make a program fail, later and without a word about them."""
+
+
+def check() -> None:
+    """Refuse what Python has obeyed already and no program of ours works with.
+
+    Raises:
+        SettingsError: a variable in `REFUSED` has a value that its reason is about.
+    """
+    ascii_only = codecs.lookup(locale.getpreferredencoding(False)).name == "ascii"
+    wrong = {
+        "PYTHONOPTIMIZE": sys.flags.optimize > 1,
+        "PYTHONWARNINGS": any(
+            part.strip().startswith("error") for part in os.environ.get("PYTHONWARNINGS", "").split(",")
+        ),
+        "PYTHONINSPECT": bool(os.environ.get("PYTHONINSPECT")),
+        "PYTHONUTF8": ascii_only,
+        "PYTHONSAFEPATH": bool(os.environ.get("PYTHONSAFEPATH")),
+    }
+    for name, reason in REFUSED.items():
+        if wrong[name]:
+            raise SettingsError(
+                f"the environment variable {name}: found {os.environ.get(name)!r}; unset it: {reason.replace('`', '')}"
+            )

@@ -25,7 +25,7 @@ import psutil
 
 from qlass.errors import Busy, DataError
 from tasks.project import paths
-from tasks.running import resume
+from tasks.running import ending, resume
 
 logger = logging.getLogger(__name__)
 
@@ -91,10 +91,9 @@ def end_with_dvc() -> None:
 
 def _end_after(descriptor: int, pid: int) -> None:
     """Wait for the end of a process, then end this one."""
-    handler = signal.getsignal(signal.SIGTERM)
     select.select([descriptor], [], [])
     time.sleep(_OTHERS_S)
-    if signal.getsignal(signal.SIGTERM) == handler:  # else the first SIGTERM has come
+    if not ending.leaving():
         logger.warning("dvc=%d is gone; this stage ends, and the next run goes on from here", pid)
         os.kill(os.getpid(), signal.SIGTERM)
 

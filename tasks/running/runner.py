@@ -6,8 +6,8 @@ A program is `raise SystemExit(run("explore", main))`; its arguments are the mat
 from __future__ import annotations
 
 import argparse
+import io
 import logging
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qlass.errors import QlassError
+from qlass import processes
+from qlass.errors import QlassError, SettingsError
 from qlass.jsonl import read_json
 from tasks.experiments import tracking
 from tasks.project import dvcfiles, variables
 from tasks.project.settings import Settings, declared, load
-from tasks.running import disk, leftovers, resume
+from tasks.running import disk, ending, leftovers, resume
 
 logger = logging.getLogger(__name__)
 
@@ -83,8 +84,15 @@ def report(error: QlassError) -> int:
     return error.exit_code
 
 
-def prepare() -> None:
-    """Set environment variables, logging and the meaning of SIGTERM for this process."""
+def prepare(closing_s: float = processes.GRACE_S) -> None:
+    """Set environment variables, logging and the meaning of SIGTERM and SIGINT for this process.
+
+    Args:
+        closing_s: seconds that it has from a signal to its end; see `tasks.running.ending`.
+
+    Raises:
+        SystemExit: an environment variable makes all further work futile.
+    """
     variables.apply()
     logging.Formatter.converter = time.gmtime
     logging.basicConfig(
@@ -94,8 +102,13 @@ def prepare() -> None:
         datefmt="%Y-%m-%dT%H:%M:%SZ",
     )
     logging.captureWarnings(True)
-    # As an exception, the signal of a scheduler lets `finally` blocks end worker processes and close the MLflow run.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a character that the terminal does not know must not end a program
+        sys.stdout.reconfigure(errors="backslashreplace")
+    ending.end_on_signals(closing_s)
+    try:
+        variables.check()
+    except SettingsError as error:
+        raise SystemExit(report(error)) from None
 
 
 def parse(stage: str, arguments: Sequence[str] | None = None) -> dict[str, str]:

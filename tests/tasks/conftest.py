@@ -60,6 +60,16 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "mlflow.db"
 
 
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    """Undo what programs that run in this process make of its signals."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    signal.set_wakeup_fd(-1)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture
 def project(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a folder with code, dvc.yaml and a params.yaml for the smallest corridor; it is the working directory."""
@@ -91,7 +101,6 @@ def stage(project: Path, caplog: pytest.LogCaptureFixture) -> Iterator[Stage]:
 
     It returns the exit code and the log.
     """
-    handler = signal.getsignal(signal.SIGTERM)
     sys.path.insert(0, str(project))
 
     def run(name: str, *arguments: str) -> tuple[int, str]:
@@ -101,7 +110,6 @@ def stage(project: Path, caplog: pytest.LogCaptureFixture) -> Iterator[Stage]:
 
     yield run
     sys.path.remove(str(project))
-    signal.signal(signal.SIGTERM, handler)
     logging.captureWarnings(capture=False)
 
 

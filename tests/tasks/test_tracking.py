@@ -197,12 +197,22 @@ def test_registering_is_strict(project: Path, monkeypatch: pytest.MonkeyPatch) -
         registry.Registry("qlass-corridor", "qlass", project)
 
 
+@pytest.mark.parametrize("left", ["..", "other"])
+def test_what_another_project_left_in_dvc_root_is_not_the_store(
+    project: Path, monkeypatch: pytest.MonkeyPatch, left: str
+) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(project / left))
+    assert tracking.tracking_uri() == f"sqlite:///{project / 'mlflow.db'}"
+
+
 def test_the_store_lies_in_the_repository_also_for_queued_experiments(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert tracking.tracking_uri() == f"sqlite:///{project / 'mlflow.db'}"
     monkeypatch.setenv("DVC_ROOT", str(project))
-    monkeypatch.chdir(project / "qlass")
+    copy = project / ".dvc" / "tmp" / "exps" / "standalone" / "tmp1"
+    copy.mkdir(parents=True)
+    monkeypatch.chdir(copy)
     assert paths.repository() == project
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     assert tracking.tracking_uri() == "http://127.0.0.1:1"

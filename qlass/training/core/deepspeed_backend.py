@@ -35,10 +35,10 @@ class DeepSpeedBackend:
             DependencyNotInstalled: DeepSpeed is missing.
             SettingsError: DeepSpeed computes on another kind of device.
         """
-        launched = "RANK" in os.environ
-        with _inside():
+        self._launched = settings.ranks > 1  # then this is a process of our launcher, else of nobody's
+        with _inside(launched=self._launched):
             deepspeed = _import_deepspeed(device)
-            _join(deepspeed, device, launched=launched)
+            _join(deepspeed, device, launched=self._launched)
             self._gathered = deepspeed.zero.GatheredParameters
             self._engine: Any = deepspeed.initialize(
                 model=module, optimizer=make_optimizer(module, settings), config=_config(settings)
@@ -49,7 +49,7 @@ class DeepSpeedBackend:
 
     def accumulate(self, batch: MicroBatch, normaliser: float) -> Tensor:
         """See `Backend`."""
-        with _inside():
+        with _inside(launched=self._launched):
             loss: Tensor = self._engine(*batch.inputs(self.device))
             # DeepSpeed averages gradients over ranks; ours are sums over the whole batch.
             self._engine.backward(loss * (self.ranks / normaliser), scale_wrt_gas=False)
@@ -59,7 +59,7 @@ class DeepSpeedBackend:
         """See `Backend`."""
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
-        with _inside():
+        with _inside(launched=self._launched):
             self._engine.step()
 
     def total(self, value: Tensor) -> float:
@@ -75,12 +75,12 @@ class DeepSpeedBackend:
 
     def save(self, folder: Path) -> None:
         """See `Backend`. The files are DeepSpeed's own, one part per rank; frozen weights are left out."""
-        with _inside():
+        with _inside(launched=self._launched):
             self._engine.save_checkpoint(str(folder), tag=_TAG, exclude_frozen_parameters=True)
 
     def load(self, folder: Path) -> None:
         """See `Backend`."""
-        with _inside():
+        with _inside(launched=self._launched):
             found, _ = self._engine.load_checkpoint(str(folder), tag=_TAG, load_module_strict=False)
         if found is None:
             raise StorageError(f"{folder}: DeepSpeed finds no checkpoint in it; delete the folder and start again")
@@ -90,7 +90,7 @@ class DeepSpeedBackend:
         whole: dict[str, Tensor] = {}
         for name, parameter in self._engine.module.named_parameters():
             if parameter.requires_grad:
-                with _inside(), self._gathered([parameter], enabled=self._zero_stage == 3):
+                with _inside(launched=self._launched), self._gathered([parameter], enabled=self._zero_stage == 3):
                     if self.rank == 0:
                         whole[name] = parameter.detach().float().cpu().clone()
         return whole
@@ -114,7 +114,7 @@ def _config(settings: TrainSettings) -> dict[str, Any]:
 
 def _import_deepspeed(device: torch.device) -> Any:
     """Import DeepSpeed without letting it compile anything."""
-    os.environ.setdefault("DS_ACCELERATOR", device.type)
+    os.environ["DS_ACCELERATOR"] = device.type  # `base.device` decides, and no variable
     try:
         import deepspeed
         import deepspeed.ops
@@ -129,7 +129,7 @@ def _import_deepspeed(device: torch.device) -> Any:
     found = deepspeed.accelerator.get_accelerator().device_name()
     if not found.startswith(device.type):
         raise SettingsError(
-            f"base.device: DeepSpeed chose {found}, not {device.type}; set DS_ACCELERATOR={device.type}"
+            f"base.device: DeepSpeed, imported before, chose {found}, not {device.type}; use a new process"
         )
     return deepspeed
 
@@ -149,19 +149,23 @@ def _join(deepspeed: Any, device: torch.device, *, launched: bool) -> None:
 
 
 @contextmanager
-def _inside() -> Iterator[None]:
+def _inside(*, launched: bool) -> Iterator[None]:
     """Surround every call into DeepSpeed.
 
     It warns at each step of deprecated calls inside itself, and it reads the launcher's variables also where there was
-    no launcher; those are forgotten again for the sake of child processes.
+    no launcher. Then it is told of one rank, whatever a scheduler or a notebook put there, which comes back afterwards.
     """
-    wanted = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-    added = {name: value for name, value in wanted.items() if name not in os.environ}
-    os.environ.update(added)
+    alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    told = {} if launched else alone
+    before = {name: os.environ.get(name) for name in told}
+    os.environ.update(told)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for name in added:
-            del os.environ[name]
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -181,7 +181,8 @@ def _launch(ranks: int, work_dir: Path) -> None:
     command += ["-m", "qlass.training.core.worker", str(work_dir)]
     source = str(Path(qlass.__path__[0]).parent)
     search = os.pathsep.join(filter(None, (source, os.environ.get("PYTHONPATH"))))
-    environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": search}
+    # Nobody but this launcher tells the ranks who they are; whatever an outer one left here.
+    environment = {"OMP_NUM_THREADS": "1", **processes.without_ranks(os.environ), "PYTHONPATH": search}
     log_path = work_dir / "ranks.log"
     with log_path.open("w", encoding="utf-8", buffering=1) as log:  # each line at once: a killed stage keeps them
 

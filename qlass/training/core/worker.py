@@ -22,6 +22,8 @@ def main(work_dir: Path) -> int:
     processes.die_with_parent(os.getppid())
     try:
         job, rows, fingerprint = read_job(work_dir)
+        if job.device != "cpu" and torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         execute(job, rows, work_dir, fingerprint)
     except QlassError as error:
         rank = os.environ.get("RANK", "0")
