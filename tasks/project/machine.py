@@ -1,0 +1,85 @@
+"""What the settings ask of this machine: GPUs, packages, keys. Asked by stages that come before the long ones.
+
+Not asked at each `dvc repro`: a machine without a GPU can make the report of a run on one.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+
+from qlass.errors import DependencyNotInstalled, SettingsError
+from qlass.training.core.settings import TrainSettings
+from tasks.project import paths
+from tasks.project.settings import Settings, load_all
+
+
+def check() -> None:
+    """Check that this machine can run every stage of params.yaml, as far as it can be told in seconds.
+
+    Raises:
+        SettingsError: a GPU, or a variable of the environment, is missing.
+        DependencyNotInstalled: a package is missing.
+    """
+    given = load_all()
+    trainings = [found for env in given.run.envs for found in _trainings(given.on(env))]
+    for key, section in trainings:
+        if section.backend == "deepspeed" and find_spec("deepspeed") is None:
+            system = "" if sys.platform == "linux" else f" (it is for Linux, and this is {sys.platform})"
+            raise DependencyNotInstalled(
+                f"{paths.PARAMS}: {key}.backend: found deepspeed, which is not installed{system}; `pip install deepspeed`, or set "
+                "backend: torch"
+            )
+    if given.base.fanout == "ray" and find_spec("ray") is None:
+        raise DependencyNotInstalled(
+            f"{paths.PARAMS}: base.fanout: found ray, which is not installed; `pip install qlass[ray]`, or set it to processes"
+        )
+    _check_server(given)
+    _check_gpus(given, trainings)
+
+
+def _trainings(given: Settings) -> Iterator[tuple[str, TrainSettings]]:
+    """Yield the sections of what is trained, by key."""
+    yield "qnet", given.qnet
+    for policy in given.run.policies:
+        section = given.recipes[policy]
+        if isinstance(section, TrainSettings):
+            yield f"recipes.{policy}", section
+
+
+def _check_server(given: Settings) -> None:
+    server = given.inference.server
+    if server is None:
+        return
+    if find_spec("httpx") is None:
+        raise DependencyNotInstalled(
+            f"{paths.PARAMS}: inference.server needs httpx, which is not installed; `pip install qlass[serve]`"
+        )
+    if server.api_key_env and not os.environ.get(server.api_key_env):
+        raise SettingsError(
+            f"{paths.PARAMS}: inference.server.api_key_env: found {server.api_key_env}, a variable that is not set; set it "
+            "to the API key, or write an empty text where the server wants none"
+        )
+
+
+def _check_gpus(given: Settings, trainings: Sequence[tuple[str, TrainSettings]]) -> None:
+    """Check that there is a GPU where one is asked for, and one for each rank where ranks train on GPUs."""
+    device, most = given.base.device, max(section.ranks for _, section in trainings)
+    if device == "cpu" or (device == "auto" and most == 1):
+        return
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SettingsError(
+            f"{paths.PARAMS}: base.device: found cuda; allowed: auto | cpu, because PyTorch {torch.__version__} sees no GPU "
+            f"(CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', 'not set')}); change it, or repair the driver"
+        )
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    for key, section in trainings:
+        if 0 < gpus < section.ranks:
+            raise SettingsError(
+                f"{paths.PARAMS}: {key}.ranks: found {section.ranks}; allowed: 1 to {gpus}, the GPUs that PyTorch sees here (one "
+                "for each rank); lower it, or set base.device to cpu"
+            )
