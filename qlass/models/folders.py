@@ -23,7 +23,7 @@ from safetensors import safe_open
 from qlass.errors import DataError, ModelMismatch
 from qlass.jsonl import read_json, write_json
 from qlass.models.headers import check_engine, check_length, read_config
-from qlass.prompts import load_chat_format
+from qlass.prompts import ChatFormat, load_chat_format
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -149,7 +149,7 @@ def load_checked_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def check_headers(folder: Path, *, chat_format: str, max_length: int, engine: bool) -> None:
+def check_headers(folder: Path, *, chat_format: str, max_length: int, engine: bool) -> ChatFormat:
     """Check all that can be known of a model before its weights are read: its architecture, positions and tokenizer.
 
     Args:
@@ -157,6 +157,9 @@ def check_headers(folder: Path, *, chat_format: str, max_length: int, engine: bo
         chat_format: how messages become tokens.
         max_length: tokens of the longest conversation.
         engine: whether the local engine is to run it, or its QNet; otherwise it is trained only, by transformers.
+
+    Returns:
+        The chat format with the model's tokenizer.
 
     Raises:
         ModelMismatch: it cannot be run, or the tokenizer fits neither the model nor the chat format.
@@ -168,7 +171,7 @@ def check_headers(folder: Path, *, chat_format: str, max_length: int, engine: bo
         check_length(config, max_length, f"{folder}/config.json")
     tokenizer = read_tokenizer(str(folder), None)
     check_tokenizer(int(config.vocab_size), tokenizer, str(folder))
-    load_chat_format(chat_format, tokenizer)
+    return load_chat_format(chat_format, tokenizer)
 
 
 def embedding_rows(model: PreTrainedModel) -> int:

@@ -65,7 +65,8 @@ class Base(Section):
     device: Literal["auto", "cpu", "cuda"]
     """Where models compute; `auto`: on a GPU where there is one."""
     source: str
-    """Where the base policy comes from: a folder, or a Hugging Face model id `owner/name`."""
+    """Where the base policy comes from: a folder with config.json, safetensors and tokenizer (`~` is the home folder), or
+    a Hugging Face model id `owner/name`."""
     revision: str | None
     """Commit of the Hugging Face model, all 40 hexadecimal digits; null for a folder."""
     chat_format: Literal["qlass", "llama-2"]

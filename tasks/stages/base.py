@@ -8,7 +8,7 @@ from pathlib import Path
 from qlass.jsonl import write_json
 from qlass.models.files import check_files
 from qlass.models.sources import hub_headers, local_folder
-from tasks.project import machine, paths
+from tasks.project import paths, preflight
 from tasks.project.settings import runs_models
 from tasks.running.runner import StageJob, run
 
@@ -21,13 +21,14 @@ def main(job: StageJob) -> None:
     from qlass.models.folders import check_headers
 
     base = job.settings.base
-    machine.check()
+    preflight.check()
     source = local_folder(base.source, base.revision)
     if source is not None:
         check_files(source)
     headers = source or hub_headers(base.source, str(base.revision))
     engine = runs_models(job.settings)
-    check_headers(headers, chat_format=base.chat_format, max_length=base.max_length, engine=engine)
+    chat = check_headers(headers, chat_format=base.chat_format, max_length=base.max_length, engine=engine)
+    preflight.check_instructions(chat)
     if source is not None:
         copy(source, paths.BASE_POLICY)
         validate(paths.BASE_POLICY)

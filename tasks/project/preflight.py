@@ -1,6 +1,7 @@
-"""What the settings ask of this machine: GPUs, packages, keys. Asked by stages that come before the long ones.
+"""What can be known to fail before anything is trained: GPUs, packages, keys, and what environments promise.
 
-Not asked at each `dvc repro`: a machine without a GPU can make the report of a run on one.
+Asked by the stages that come before the long ones, and not at each `dvc repro`: a machine without a GPU can make the
+report of a run on one.
 """
 
 from __future__ import annotations
@@ -8,19 +9,24 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from importlib.util import find_spec
 
+from qlass.envs import get_definition, make_env
 from qlass.errors import DependencyNotInstalled, SettingsError
+from qlass.prompts import ChatFormat, prompt_limit
+from qlass.records import Message
 from qlass.training.core.settings import TrainSettings
 from tasks.project import paths
 from tasks.project.settings import Settings, load_all
 
 
 def check() -> None:
-    """Check that this machine can run every stage of params.yaml, as far as it can be told in seconds.
+    """Check that every stage of params.yaml can run on this machine, as far as it can be told in seconds.
 
     Raises:
-        SettingsError: a GPU, or a variable of the environment, is missing.
+        SettingsError: a GPU, or a variable of the environment, is missing; or an environment does not list actions that are to
+            be chosen from.
         DependencyNotInstalled: a package is missing.
     """
     given = load_all()
@@ -38,6 +44,23 @@ def check() -> None:
         )
     _check_server(given)
     _check_gpus(given, trainings)
+    for env in given.run.envs:
+        _check_actions(given.on(env), env)
+
+
+def check_instructions(chat: ChatFormat) -> None:
+    """Check that the instruction of each environment leaves room in a prompt.
+
+    Raises:
+        SettingsError: it does not; names the environment.
+    """
+    given = load_all()
+    limit = prompt_limit(given.base.max_length, given.base.max_new_tokens)
+    for env in given.run.envs:
+        try:
+            chat.prompt((Message("system", get_definition(env).instruction), Message("user", "")), limit)
+        except SettingsError as error:
+            raise SettingsError(f"{paths.PARAMS}: {error} (environment {env}, its instruction alone)") from None
 
 
 def _trainings(given: Settings) -> Iterator[tuple[str, TrainSettings]]:
@@ -83,3 +106,19 @@ def _check_gpus(given: Settings, trainings: Sequence[tuple[str, TrainSettings]])
                 f"{paths.PARAMS}: {key}.ranks: found {section.ranks}; allowed: 1 to {gpus}, the GPUs that PyTorch sees here (one "
                 "for each rank); lower it, or set base.device to cpu"
             )
+
+
+def _check_actions(given: Settings, env: str) -> None:
+    """Check that an environment lists what is admissible where replies are chosen from that list."""
+    keys = [key for key in ("explore", "evaluate") if getattr(given, key).candidates == "admissible"]
+    if not keys:
+        return
+    definition, options = get_definition(env), given.envs[env].options
+    spec = next(definition.panels(options, "train", given.base.seed))
+    with closing(make_env(definition, options, given.envs[env].max_steps)) as engine:
+        _, info = engine.reset(spec)
+    if not info["admissible_actions"]:
+        raise SettingsError(
+            f"{paths.PARAMS}: {keys[0]}.candidates: found admissible; allowed on {env}: generate, because the environment does not "
+            f"list its actions; change it, or set envs.{env}.options.admissible to true where the environment has this option"
+        )

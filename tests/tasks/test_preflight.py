@@ -1,4 +1,4 @@
-"""What the settings ask of a machine is asked before training, not by the stage that needs it hours later."""
+"""What the settings ask of a machine and of environments is asked before training, not by the stage that needs it."""
 
 import sys
 from collections.abc import Callable
@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from qlass.envs.core.base import Info
+from qlass.envs.corridor import CorridorEnv
 from qlass.errors import DependencyNotInstalled, SettingsError
-from tasks.project import machine
+from qlass.records import TaskSpec
+from tasks.project import preflight
 from tests.tasks.test_settings import SERVER
 
 Params = Callable[[dict[str, Any]], None]
@@ -19,11 +22,11 @@ Stage = Callable[..., tuple[int, str]]
 
 def without(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     """Make a package look as if it were not installed."""
-    monkeypatch.setattr(machine, "find_spec", lambda name: None if name == package else find_spec(name))
+    monkeypatch.setattr(preflight, "find_spec", lambda name: None if name == package else find_spec(name))
 
 
 def test_this_machine_will_do(project: Path) -> None:
-    machine.check()
+    preflight.check()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -32,7 +35,7 @@ def test_a_gpu_that_is_not_there(params: Params, stage: Stage) -> None:
     with pytest.raises(
         SettingsError, match=r"base.device: found cuda; allowed: auto \| cpu, because PyTorch .* sees no GPU"
     ):
-        machine.check()
+        preflight.check()
     for name in (("base",), ("train", "corridor", "sft")):
         code, log = stage(*name)
         assert code == 2
@@ -53,40 +56,67 @@ def test_more_ranks_than_gpus(
     """`params.yaml` asks for two ranks of the QNet; on a machine with one GPU the second found none after exploration."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    machine.check()
+    preflight.check()
     params(changes)
     with pytest.raises(SettingsError, match=message):
-        machine.check()
+        preflight.check()
     params({"base.device": "cpu"})
-    machine.check()
+    preflight.check()
 
 
 def test_deepspeed_is_missing(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     without(monkeypatch, "deepspeed")
     params({"recipes.sft.backend": "torch", "qnet.backend": "deepspeed"})
     with pytest.raises(DependencyNotInstalled, match=r"qnet.backend: found deepspeed, which is not installed; `pip"):
-        machine.check()
+        preflight.check()
     monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(DependencyNotInstalled, match=r"\(it is for Linux, and this is darwin\)"):
-        machine.check()
+        preflight.check()
     params({"qnet.backend": "torch"})
-    machine.check()
+    preflight.check()
 
 
 def test_ray_is_missing(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     without(monkeypatch, "ray")
-    machine.check()
+    preflight.check()
     params({"base.fanout": "ray"})
     with pytest.raises(DependencyNotInstalled, match=r"base.fanout: found ray, which is not installed; `pip install"):
-        machine.check()
+        preflight.check()
 
 
 def test_a_server_needs_its_client_and_its_key(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     params({"inference.server": {**SERVER, "api_key_env": "A_KEY_OF_OURS"}})
     with pytest.raises(SettingsError, match=r"api_key_env: found A_KEY_OF_OURS, a variable that is not set"):
-        machine.check()
+        preflight.check()
     monkeypatch.setenv("A_KEY_OF_OURS", "secret")
-    machine.check()
+    preflight.check()
     without(monkeypatch, "httpx")
     with pytest.raises(DependencyNotInstalled, match=r"inference.server needs httpx.*qlass\[serve\]"):
-        machine.check()
+        preflight.check()
+
+
+def test_actions_that_are_not_listed(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exploration found out with its first action, after training."""
+    params({"explore.candidates": "admissible", "evaluate.candidates": "admissible"})
+    preflight.check()
+    reset = CorridorEnv.reset
+
+    def silent(self: CorridorEnv, spec: TaskSpec, *, seed: int = 0) -> tuple[str, Info]:
+        observation, info = reset(self, spec, seed=seed)
+        return observation, {**info, "admissible_actions": ()}
+
+    monkeypatch.setattr(CorridorEnv, "reset", silent)
+    with pytest.raises(
+        SettingsError, match=r"explore.candidates: found admissible; allowed on corridor: generate, because"
+    ):
+        preflight.check()
+    params({"explore.candidates": "generate", "evaluate.candidates": "generate"})
+    preflight.check()
+
+
+def test_an_instruction_that_leaves_no_room(params: Params, stage: Stage, tiny_policy: Path) -> None:
+    params({"base.source": str(tiny_policy), "base.max_length": 100, "base.max_new_tokens": 20})
+    code, log = stage("base")
+    assert code == 2
+    assert "base.max_length: the instruction and the newest turn alone have" in log
+    assert "(environment corridor, its instruction alone)" in log
