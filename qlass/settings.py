@@ -7,9 +7,12 @@ library takes sections as they are, params.yaml holds all of their keys (`tasks.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, TypeAlias, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from qlass.errors import SettingsError
 
 T = TypeVar("T")
 
@@ -58,3 +61,16 @@ Ratio: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 BelowOne: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
 Some: TypeAlias = Annotated[tuple[T, ...], Field(min_length=1), AfterValidator(_each_once)]
 """A list with at least one entry, each once."""
+
+
+def first(items: Sequence[T], count: int | None, key: str, what: str) -> Sequence[T]:
+    """Return the first items, as many as the setting `key` says; all for None.
+
+    Raises:
+        SettingsError: there are fewer; `what` says what they are.
+    """
+    if count is not None and count > len(items):
+        raise SettingsError(
+            f"params.yaml: {key}: found {count}; allowed: 1 to {len(items)} ({what}), or null for all of them; change it"
+        )
+    return items[:count]

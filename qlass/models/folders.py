@@ -22,6 +22,8 @@ from safetensors import safe_open
 
 from qlass.errors import DataError, ModelMismatch
 from qlass.jsonl import read_json, write_json
+from qlass.models.headers import check_engine, check_length, read_config
+from qlass.prompts import ChatFormat, load_chat_format
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -71,17 +73,35 @@ def load_model(folder: Path, *, dtype: torch.dtype = torch.float32) -> PreTraine
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a policy folder; where it has none of its own, that of what it points to."""
-    from transformers import AutoTokenizer
-
     if (folder / "tokenizer_config.json").exists() or (folder / "tokenizer.json").exists():
-        return cast("PreTrainedTokenizerBase", AutoTokenizer.from_pretrained(folder))
+        return read_tokenizer(str(folder), None)
     below = _below(folder)
     if below is not None:
         return load_tokenizer(below)
     source, revision = _origin(folder)
     if source == str(folder):
         raise ModelMismatch(f"{folder}: has no tokenizer.json; copy the tokenizer of the model into it")
-    return cast("PreTrainedTokenizerBase", AutoTokenizer.from_pretrained(source, revision=revision))
+    return read_tokenizer(source, revision)
+
+
+def read_tokenizer(source: str, revision: str | None) -> PreTrainedTokenizerBase:
+    """Read the tokenizer of a folder or of a Hugging Face id.
+
+    Raises:
+        ModelMismatch: it cannot be read; says what to do.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        # False: never run code that comes with a model, and never ask whether to.
+        found = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+    except Exception as error:  # whatever the readers of many formats run into; the cause is kept
+        raise ModelMismatch(
+            f"{source}: the tokenizer cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:300]}); where it has a "
+            "tokenizer.model only, or code of its own, make a tokenizer.json of it once: "
+            "`AutoTokenizer.from_pretrained(MODEL).save_pretrained(FOLDER)`, with sentencepiece and protobuf installed"
+        ) from error
+    return cast("PreTrainedTokenizerBase", found)
 
 
 def from_pretrained(auto_class: str, source: str, revision: str | None, dtype: torch.dtype) -> PreTrainedModel:
@@ -101,7 +121,7 @@ def from_pretrained(auto_class: str, source: str, revision: str | None, dtype: t
     transformers.utils.logging.disable_progress_bar()
     try:
         model, info = getattr(transformers, auto_class).from_pretrained(
-            source, revision=revision, dtype=dtype, output_loading_info=True
+            source, revision=revision, dtype=dtype, output_loading_info=True, trust_remote_code=False
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelMismatch(f"{source}: cannot be loaded as {auto_class}: {error}") from error
@@ -124,9 +144,34 @@ def load_checked_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
     tokenizer = load_tokenizer(folder)
     source, revision = _origin(folder)
-    config = AutoConfig.from_pretrained(source, revision=revision)
+    config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
     check_tokenizer(int(config.vocab_size), tokenizer, str(folder))
     return tokenizer
+
+
+def check_headers(folder: Path, *, chat_format: str, max_length: int, engine: bool) -> ChatFormat:
+    """Check all that can be known of a model before its weights are read: its architecture, positions and tokenizer.
+
+    Args:
+        folder: with config.json and the tokenizer's files.
+        chat_format: how messages become tokens.
+        max_length: tokens of the longest conversation.
+        engine: whether the local engine is to run it, or its QNet; otherwise it is trained only, by transformers.
+
+    Returns:
+        The chat format with the model's tokenizer.
+
+    Raises:
+        ModelMismatch: it cannot be run, or the tokenizer fits neither the model nor the chat format.
+        SettingsError: it has fewer positions than `max_length`.
+    """
+    config: Any = read_config(folder)
+    if engine:
+        check_engine(config, f"{folder}/config.json")
+        check_length(config, max_length, f"{folder}/config.json")
+    tokenizer = read_tokenizer(str(folder), None)
+    check_tokenizer(int(config.vocab_size), tokenizer, str(folder))
+    return load_chat_format(chat_format, tokenizer)
 
 
 def embedding_rows(model: PreTrainedModel) -> int:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from qlass.errors import ModelMismatch
+from qlass.models.headers import check_engine
 from qlass.policies.prefixes import PrefixCache, Slot
 from qlass.prompts import Prompt
 
@@ -93,7 +93,7 @@ class LlamaTrunk:
             ModelMismatch: the model is not of the Llama architecture, or has parts that Llama models do not have.
         """
         config: Any = model.config  # transformers declares None for what it fills in itself
-        _check_architecture(config)
+        check_engine(config, str(config.name_or_path or "config.json"))
         self.model: Any = cast("torch.nn.Module", model).to(dtype=dtype).eval()
         self.device, self.dtype = model.embed_tokens.weight.device, dtype
         self.layers, self.hidden_size = int(config.num_hidden_layers), int(config.hidden_size)
@@ -319,24 +319,6 @@ def _product(weight: Tensor) -> Callable[[Tensor], Tensor]:
         return lambda x: functional.linear(x, weight)
     packed = torch.ops.mkldnn._reorder_linear_weight(weight, PACKED_ROWS)
     return lambda x: cast("Tensor", torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], ""))
-
-
-def _check_architecture(config: Any) -> None:
-    """Raise ModelMismatch for a model that the layers here would compute wrongly."""
-    allowed: dict[str, tuple[object, ...]] = {"model_type": ("llama",)}
-    found = {"model_type": config.model_type}
-    if config.model_type == "llama":
-        # The other rotary embeddings change with the length of the sequence, which cached keys cannot follow.
-        allowed |= {"rope_type": ("default", "linear", "llama3", "yarn"), "hidden_act": ("silu",)}
-        allowed |= {"attention_bias": (False,), "mlp_bias": (False,)}
-        found |= {name: getattr(config, name) for name in ("hidden_act", "attention_bias", "mlp_bias")}
-        found["rope_type"] = config.rope_parameters["rope_type"]
-    for name, values in allowed.items():
-        if found[name] not in values:
-            raise ModelMismatch(
-                f"config.json: the local engine runs models with {name} one of {values}, found {found[name]!r}; "
-                "serve this model behind an OpenAI-compatible endpoint instead"
-            )
 
 
 def _rounded(length: int) -> int:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from qlass.errors import SettingsError
 from qlass.recipes.imitation import imitate
 from qlass.recipes.recipe import Ingredients, PolicyResult, Recipe
-from qlass.settings import Trajectories
+from qlass.settings import Trajectories, first
 from qlass.training.objectives.sft import SftSettings
 
 
@@ -25,12 +24,10 @@ def make(given: Ingredients, settings: SftRecipe) -> PolicyResult:
         ModelMismatch: the tokenizer does not fit the model or the chat format.
     """
     trajectories = given.expert()
-    if trajectories and settings.trajectories is not None and settings.trajectories > len(trajectories):
-        raise SettingsError(
-            f"recipes.{given.name}.trajectories: found {settings.trajectories}; allowed: 1 to {len(trajectories)} (those of "
-            "the expert), or null for all of them"
-        )
-    return imitate(given, settings, trajectories[: settings.trajectories])
+    if trajectories:
+        key = f"recipes.{given.name}.trajectories"
+        trajectories = first(trajectories, settings.trajectories, key, "tasks that the expert solved")
+    return imitate(given, settings, trajectories)
 
 
 RECIPE = Recipe(title="SFT", settings=SftRecipe, make=make)

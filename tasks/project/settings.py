@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, TypeAlias, TypeVar, cast
+from typing import Any, Literal, Self, TypeAlias, cast
 
 from pydantic import BaseModel, TypeAdapter, ValidationError, create_model
 
@@ -23,12 +23,11 @@ from qlass.recipes.recipe import Recipe, get_recipe
 from qlass.report.inputs import IntervalSettings
 from qlass.search.branch import Candidates
 from qlass.search.explore import ExploreSettings
-from qlass.settings import Actions, Episodes, Megabytes, Natural, Processes, Section, Slots, Some, Tasks, Tokens
-from qlass.training.objectives.value import QNetSettings
+from qlass.settings import Actions, Episodes, Megabytes, Natural, Processes, Section, Slots, Some, Tasks, Tokens, first
+from qlass.training.objectives.value import QNetSettings, validation_tasks
 from qlass.validation import Problem, problems
 from tasks.project import dvcfiles, paths
 
-Item = TypeVar("Item")
 Values: TypeAlias = dict[str, Any]
 
 SFT = "sft"
@@ -66,7 +65,8 @@ class Base(Section):
     device: Literal["auto", "cpu", "cuda"]
     """Where models compute; `auto`: on a GPU where there is one."""
     source: str
-    """Where the base policy comes from: a folder, or a Hugging Face model id `owner/name`."""
+    """Where the base policy comes from: a folder with config.json, safetensors and tokenizer (`~` is the home folder), or
+    a Hugging Face model id `owner/name`."""
     revision: str | None
     """Commit of the Hugging Face model, all 40 hexadecimal digits; null for a folder."""
     chat_format: Literal["qlass", "llama-2"]
@@ -255,12 +255,16 @@ def load_all(path: Path = paths.PARAMS) -> Settings:
         settings = _read(model, values, str(path))
         _check_names(settings)
         for env in settings.envs:
-            _read(model, _merged(values, values["envs"][env]["overrides"]), str(path), f"envs.{env}.overrides.")
+            merged = _read(
+                model, _merged(values, values["envs"][env]["overrides"]), str(path), f"envs.{env}.overrides."
+            )
+            if env in settings.run.envs:
+                _check_together(merged, env)
     except (TypeError, ValueError) as error:
         raise SettingsError(f"{path}: {error}; params.yaml holds plain values only") from None
     except SettingsError as error:
-        text = str(error)
-        raise SettingsError(text if text.startswith(f"{path}: ") else f"{path}: {text}") from None
+        text = str(error).removeprefix(f"{path}: ").removeprefix(f"{paths.PARAMS}: ")
+        raise SettingsError(f"{path}: {text}") from None
     return settings
 
 
@@ -333,6 +337,43 @@ def _check_names(settings: Settings) -> None:
             raise SettingsError(f"envs.{env}.panel: found {list(found)}; allowed: the keys {', '.join(splits)}")
 
 
+def _check_together(given: Settings, env: str) -> None:
+    """Check what an environment's settings, its overrides merged in, ask of each other; a stage would find out hours later."""
+    base, panel, splits = given.base, given.envs[env].panel, get_definition(env).splits
+    if base.max_new_tokens >= base.max_length:
+        raise SettingsError(
+            f"base.max_new_tokens: found {base.max_new_tokens}; allowed: 1 to {base.max_length - 1}, below base.max_length, "
+            "which holds the history too; lower it, or raise base.max_length"
+        )
+    for key, section in (("explore", given.explore), ("evaluate", given.evaluate)):
+        if given.inference.server is not None and section.candidates == "admissible":
+            raise SettingsError(
+                f"{key}.candidates: found admissible on {env}; allowed: generate, because a server (inference.server) writes "
+                "replies and ranks none; change it, or set inference.server to null"
+            )
+    if not given.evaluate.of(splits):
+        raise SettingsError(
+            f"evaluate.splits: found {given.evaluate.splits}; allowed: one of test, dev, all that names a split of {env} "
+            f"({', '.join(splits)})"
+        )
+    trained, explored = panel["train"], given.explore.tasks or panel["train"]
+    imitated = given.recipes[SFT].model_dump()["trajectories"]
+    for key, count in (("explore.tasks", given.explore.tasks), (f"recipes.{SFT}.trajectories", imitated)):
+        first(range(trained), count, f"{key} on {env}", f"the tasks of envs.{env}.panel.train")
+    if explored < 2:
+        raise SettingsError(
+            f"{'explore.tasks' if given.explore.tasks else f'envs.{env}.panel.train'}: found {explored}; allowed: 2 or more, "
+            "because the QNet learns from some explored tasks and is measured on others; raise it"
+        )
+    learnt = explored - len(validation_tasks(map(str, range(explored)), given.qnet.validation_fraction))
+    first(range(learnt), given.qnet.tasks, f"qnet.tasks on {env}", "explored tasks that are not kept for validation")
+
+
+def runs_models(given: Settings) -> bool:
+    """Say whether the local engine runs models: the policy, unless a server does, and the QNet for methods that need it."""
+    return given.inference.server is None or any(get_method(name).needs_qnet for name in given.run.searches)
+
+
 def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> Values:
     """Return nested mappings with some of their values changed."""
     found = dict(values)
@@ -371,19 +412,6 @@ def declared(cell: dvcfiles.Cell, path: Path = paths.PARAMS) -> Values:
             value = getattr(value, part)
         found[key] = value.model_dump() if isinstance(value, BaseModel) else value
     return found
-
-
-def first(items: Sequence[Item], count: int | None, key: str, what: str) -> Sequence[Item]:
-    """Return the first items, as many as the setting `key` says; all for None.
-
-    Raises:
-        SettingsError: there are fewer; `what` says what they are.
-    """
-    if count is not None and count > len(items):
-        raise SettingsError(
-            f"{paths.PARAMS}: {key}: found {count}; allowed: 1 to {len(items)} ({what}), or null for all of them"
-        )
-    return items[:count]
 
 
 def _within(key: str, entry: str) -> bool:

@@ -2,39 +2,39 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from pathlib import Path
 
-from qlass.errors import ModelMismatch, SettingsError
 from qlass.jsonl import write_json
-from tasks.project import paths
+from qlass.models.files import check_files
+from qlass.models.sources import hub_headers, local_folder
+from tasks.project import paths, preflight
+from tasks.project.settings import runs_models
 from tasks.running.runner import StageJob, run
 
-COMMIT = re.compile(r"[0-9a-f]{40}")
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 """What a model consists of; pickles (*.bin, *.pt) are left out on purpose."""
 
 
 def main(job: StageJob) -> None:
-    """Copy the folder, or write the pointer."""
+    """Check what can be known before training, then copy the folder, or write the pointer."""
+    from qlass.models.folders import check_headers
+
     base = job.settings.base
-    source = Path(base.source)
-    if source.is_dir():
+    preflight.check()
+    source = local_folder(base.source, base.revision)
+    if source is not None:
+        check_files(source)
+    headers = source or hub_headers(base.source, str(base.revision))
+    engine = runs_models(job.settings)
+    chat = check_headers(headers, chat_format=base.chat_format, max_length=base.max_length, engine=engine)
+    preflight.check_instructions(chat)
+    if source is not None:
         copy(source, paths.BASE_POLICY)
-        validate(paths.BASE_POLICY, base.chat_format)
-        return
-    if not HUB_ID.fullmatch(base.source) or base.source.startswith((".", "models/")):
-        raise SettingsError(
-            f"params.yaml: base.source: found {base.source!r}: no such folder, nor a model id `owner/name`"
-        )
-    if not COMMIT.fullmatch(base.revision or ""):
-        raise SettingsError(
-            f"params.yaml: base.revision: found {base.revision!r}; allowed: the 40 hexadecimal digits of a commit of "
-            f"{base.source}, because a branch may change under the same name; copy it from the model's page"
-        )
-    write_json(paths.BASE_POLICY / "pointer.json", {"source": base.source, "revision": base.revision})
+        validate(paths.BASE_POLICY)
+    else:
+        shutil.rmtree(paths.BASE_POLICY, ignore_errors=True)
+        write_json(paths.BASE_POLICY / "pointer.json", {"source": base.source, "revision": base.revision})
 
 
 def copy(source: Path, target: Path) -> None:
@@ -50,25 +50,16 @@ def model_files(folder: Path) -> list[Path]:
     return sorted(file for pattern in FILES for file in folder.glob(pattern))
 
 
-def validate(folder: Path, chat_format: str) -> None:
-    """Check that config, weights and tokenizer are there and fit each other and the chat format.
+def validate(folder: Path) -> None:
+    """Check that the weights are there, each of them a number, and fit config and tokenizer.
 
     Raises:
         ModelMismatch: something is missing or does not fit.
     """
-    from safetensors import SafetensorError
-
     from qlass.models.folders import check_saved, load_policy
-    from qlass.prompts import load_chat_format
 
-    try:
-        check_saved(folder)
-    except SafetensorError as error:
-        raise ModelMismatch(
-            f"{folder}: no safetensors ({error}); fetch base.source again (`git lfs pull`?)"
-        ) from error
-    _, tokenizer = load_policy(folder)
-    load_chat_format(chat_format, tokenizer)
+    check_saved(folder)
+    load_policy(folder)
 
 
 if __name__ == "__main__":

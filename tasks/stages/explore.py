@@ -12,6 +12,7 @@ from qlass.envs.core.panels import load_panel
 from qlass.jsonl import read_records, write_json, write_records
 from qlass.records import ExplorationTree, TaskSpec, Trajectory
 from qlass.seeds import derive_seed
+from qlass.settings import first
 from tasks.playing.rollouts import EnvSpec, Models, Player
 from tasks.project import paths, settings
 from tasks.running.runner import StageJob, run
@@ -70,7 +71,7 @@ def _ends(tree: ExplorationTree) -> list[Any]:
 
 def tasks_of(name: str, count: int | None) -> list[tuple[TaskSpec, Trajectory | None]]:
     """Return the first training tasks, each with its expert trajectory where the expert solved it."""
-    chosen = settings.first(load_panel(paths.panel(name, "train")).tasks, count, "explore.tasks", "the panel")
+    chosen = first(load_panel(paths.panel(name, "train")).tasks, count, "explore.tasks", "the panel")
     experts = {trajectory.task_id: trajectory for trajectory in read_records(paths.trajectories(name), Trajectory)}
     return [(spec, experts.get(spec.task_id)) for spec in chosen]
 

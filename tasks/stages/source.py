@@ -12,6 +12,8 @@ from typing import Any
 
 from qlass.errors import QlassError
 from qlass.jsonl import write_json
+from qlass.models.files import check_files
+from qlass.models.sources import local_folder
 from tasks.project import paths, settings
 from tasks.running import runner
 from tasks.stages.base import model_files
@@ -21,10 +23,16 @@ ENDS = 1 << 20
 
 
 def described(source: str, revision: str | None) -> dict[str, Any]:
-    """Return the files of a folder with their sizes and hashes; of a Hugging Face id, the commit."""
-    folder = Path(source)
-    if not folder.is_dir():
+    """Return the files of a folder with their sizes and hashes; of a Hugging Face id, the commit.
+
+    Raises:
+        SettingsError: it is neither.
+        ModelMismatch: the folder holds no whole model.
+    """
+    folder = local_folder(source, revision)
+    if folder is None:
         return {"revision": revision}
+    check_files(folder)
     return {"files": {file.name: [file.stat().st_size, _digest(file)] for file in model_files(folder)}}
 
 

@@ -9,12 +9,13 @@ from qlass.recipes.recipe import Ingredients, get_recipe
 from qlass.records import Trajectory
 from qlass.seeds import derive_seed
 from tasks.experiments import curves
-from tasks.project import paths
+from tasks.project import paths, preflight
 from tasks.running.runner import StageJob, run
 
 
 def main(job: StageJob) -> None:
     """Write policy, loss curve and metrics."""
+    preflight.check()
     env, name = job.cell.items.values()
     base = job.settings.base
     with job.work_folder() as folder:

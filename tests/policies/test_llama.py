@@ -303,11 +303,14 @@ def test_on_a_gpu(build_model: BuildModel, plain: Plain) -> None:
         {"mlp_bias": True},
         {"hidden_act": "gelu"},
         {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}},
+        {"auto_map": {"AutoModelForCausalLM": "modeling_own.OwnModel"}},
     ],
     ids=lambda changes: next(iter(changes)),
 )
 def test_llama_models_with_other_parts_are_refused(build_model: BuildModel, changes: dict[str, Any]) -> None:
-    with pytest.raises(ModelMismatch, match=r"the local engine runs models with .* OpenAI-compatible"):
+    with pytest.raises(
+        ModelMismatch, match=r"the local engine runs models with .*but not the QNet|code of its own, which is never"
+    ):
         trunk_of(build_model(**changes))
 
 
@@ -321,5 +324,5 @@ def test_other_architectures_are_refused() -> None:
         num_key_value_heads=2,
     )
     model: Any = Qwen2Model(config)
-    with pytest.raises(ModelMismatch, match="model_type one of .*, found 'qwen2'"):
+    with pytest.raises(ModelMismatch, match="model_type: found 'qwen2'; the local engine runs models with 'llama'"):
         LlamaTrunk(model, dtype=torch.float32, cache_bytes=0)

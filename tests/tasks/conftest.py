@@ -39,6 +39,7 @@ PARAMS = {
         "overrides": NO_OVERRIDES,
     },
     "expert.thoughts": True,
+    "recipes.sft.trajectories": None,
     "recipes.sft.ranks": 1,
     "qnet.ranks": 1,
     "label.gamma": 0.9,

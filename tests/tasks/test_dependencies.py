@@ -171,12 +171,15 @@ def module_file(module: str) -> str | None:
 def reached(stage: str, start: list[str]) -> set[str]:
     """Return the files that these files reach by imports, themselves included.
 
-    What the reader of params.yaml imports declares settings; a stage that uses the rest imports it itself.
+    What the reader of params.yaml imports declares settings; a stage that uses the rest imports it itself. What only refuses
+    to begin changes no output.
     """
     seen, waiting = set(start), list(start)
     while waiting:
         file = waiting.pop()
-        if file == "tasks/project/settings.py" or file.startswith(FOR_WORDS.get(stage, ("-",))):
+        if file in ("tasks/project/preflight.py", "tasks/project/settings.py") or file.startswith(
+            FOR_WORDS.get(stage, ("-",))
+        ):
             continue
         new = imported(file) - seen
         seen |= new

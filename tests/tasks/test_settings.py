@@ -1,9 +1,11 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
+from qlass.envs import get_definition
 from qlass.errors import SettingsError
 from tasks.project import dvcfiles, settings
 
@@ -137,6 +139,87 @@ def test_a_mistake_is_named(tmp_path: Path, key: str, value: Any, message: str) 
     assert message in str(caught.value)
 
 
+SERVER: dict[str, Any] = {
+    "base_url": "http://127.0.0.1:8000/v1",
+    "model": "sft",
+    "api": "completions",
+    "api_key_env": "",
+    "concurrency": 4,
+    "timeout_s": 60.0,
+    "retries": 3,
+    "request_per_seed": True,
+    "logprobs": True,
+    "version": "1",
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"base.max_new_tokens": 2560},
+            "base.max_new_tokens: found 2560; allowed: 1 to 2559, below base.max_length, which holds the history",
+        ),
+        (
+            {"inference.server": SERVER, "explore.candidates": "admissible"},
+            "explore.candidates: found admissible on corridor; allowed: generate, because a server",
+        ),
+        (
+            {"inference.server": SERVER, "envs.corridor.overrides.evaluate": {"candidates": "admissible"}},
+            "evaluate.candidates: found admissible on corridor; allowed: generate, because a server",
+        ),
+        (
+            {"explore.tasks": 25},
+            "explore.tasks on corridor: found 25; allowed: 1 to 24 (the tasks of envs.corridor.panel.train), or null",
+        ),
+        (
+            {"recipes.sft.trajectories": 300},
+            "recipes.sft.trajectories on corridor: found 300; allowed: 1 to 24 (the tasks of envs.corridor.panel.train)",
+        ),
+        ({"explore.tasks": 1}, "explore.tasks: found 1; allowed: 2 or more, because the QNet learns from some"),
+        ({"envs.corridor.panel.train": 1}, "envs.corridor.panel.train: found 1; allowed: 2 or more"),
+        (
+            {"explore.tasks": 10, "qnet.validation_fraction": 0.25, "qnet.tasks": 8},
+            "qnet.tasks on corridor: found 8; allowed: 1 to 7 (explored tasks that are not kept for validation), or null",
+        ),
+    ],
+)
+def test_settings_that_cannot_end_well_together(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    """Known before anything runs; a stage said it after hours of training or exploration."""
+    path = changed(tmp_path, {"run.envs": ["corridor"], "recipes.sft.trajectories": None, **changes})
+    with pytest.raises(SettingsError) as caught:
+        settings.load_all(path)
+    assert str(caught.value).startswith(f"{path}: {message}")
+
+
+def test_environments_that_do_not_run_may_ask_for_anything(tmp_path: Path) -> None:
+    """The file keeps sections of environments that run another time."""
+    given = settings.load_all(changed(tmp_path, {"run.envs": ["alfworld"], "recipes.sft.trajectories": 300}))
+    assert given.envs["corridor"].panel["train"] == 24
+
+
+def test_splits_that_an_environment_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = changed(tmp_path, {"run.envs": ["corridor"], "recipes.sft.trajectories": None, "evaluate.splits": "dev"})
+    values = dvcfiles.read_yaml(path)
+    del values["envs"]["corridor"]["panel"]["dev"]
+    YAML().dump(values, path)
+    definition = replace(get_definition("corridor"), splits=("train", "test_seen", "test_unseen"))
+    monkeypatch.setattr(settings, "get_definition", lambda name: definition)
+    with pytest.raises(
+        SettingsError, match=r"evaluate.splits: found dev; allowed: .* a split of corridor \(train, test_"
+    ):
+        settings.load_all(path)
+
+
+@pytest.mark.parametrize(
+    ("server", "searches", "expected"),
+    [(None, [], True), (SERVER, ["greedy", "qlass"], True), (SERVER, ["greedy"], False), (SERVER, [], False)],
+)
+def test_who_runs_models(tmp_path: Path, server: Any, searches: list[str], expected: bool) -> None:
+    given = settings.load_all(changed(tmp_path, {"inference.server": server, "run.searches": searches}))
+    assert settings.runs_models(given) == expected
+
+
 def changed(folder: Path, changes: dict[str, Any]) -> Path:
     """Write the repository's params.yaml with other values at dotted keys; return its path."""
     params = YAML().load(REPOSITORY / "params.yaml")
@@ -180,7 +263,9 @@ def test_overrides_hold_on_their_environment_only(tmp_path: Path) -> None:
     changes = {
         "run.envs": ["alfworld", "corridor"],
         "envs.corridor.overrides.explore": {"depth": 3, "rollout_temperature": None},
-        "envs.corridor.overrides.recipes": {"sft": {"lora": {"r": 4, "alpha": 8.0, "dropout": 0.0}}},
+        "envs.corridor.overrides.recipes": {
+            "sft": {"lora": {"r": 4, "alpha": 8.0, "dropout": 0.0}, "trajectories": None}
+        },
         "envs.corridor.overrides.methods": {"qlass": {"proposals": 7}},
     }
     given = settings.load_all(changed(tmp_path, changes))
@@ -220,10 +305,3 @@ def test_a_stage_reads_what_it_declares_only(tmp_path: Path) -> None:
     ):
         with pytest.raises(SettingsError, match=r"stage label@x reads .*, but declares only label.gamma"):
             read()
-
-
-def test_no_more_items_than_there_are() -> None:
-    assert settings.first("abc", None, "sft.trajectories", "those of the expert") == "abc"
-    assert settings.first("abc", 2, "sft.trajectories", "those of the expert") == "ab"
-    with pytest.raises(SettingsError, match=r"sft.trajectories: found 4; allowed: 1 to 3 \(those of the expert\)"):
-        settings.first("abc", 4, "sft.trajectories", "those of the expert")

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import constants
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from qlass.envs import get_definition, make_env
 from qlass.envs.core.base import Info, Snapshot, StepResult, TextEnv
 from qlass.envs.core.panels import build_panel, load_panel
-from qlass.errors import ReplayDivergence
-from qlass.jsonl import read_json, read_records, write_records
+from qlass.errors import QlassError, ReplayDivergence
+from qlass.jsonl import read_json, read_records, write_json, write_records
 from qlass.labels import label_tree, read_labels
 from qlass.records import Cost, ExplorationTree, Node, Step, TaskSpec, Trajectory
 from tasks.playing import demonstrate
@@ -19,7 +21,9 @@ from tasks.playing.episodes import searching
 from tasks.playing.rollouts import EnvSpec
 from tasks.project import paths, settings
 from tasks.stages import expert
+from tasks.stages.source import described
 from tests.tasks.conftest import REPOSITORY
+from tests.tasks.test_settings import SERVER
 
 Stage = Callable[..., tuple[int, str]]
 Params = Callable[[dict[str, Any]], None]
@@ -121,8 +125,8 @@ def test_the_base_stage_copies_a_folder(project: Path, stage: Stage, tiny_policy
 @pytest.mark.parametrize(
     ("damage", "code", "message"),
     [
-        ("weights", 7, "no safetensors file was written"),
-        ("text", 7, "no safetensors (Error while deserializing"),
+        ("weights", 7, "found config.json without weights; fetch model.safetensors"),
+        ("text", 7, "model.safetensors: found a pointer of Git LFS instead of the file; run `git lfs pull`"),
         ("base.chat_format", 7, "has no token '<s>'"),
         ("folder", 2, "base.source: found 'models/reader-3m': no such folder"),
     ],
@@ -145,15 +149,104 @@ def test_a_base_policy_that_cannot_work_is_refused(
     assert message in log
 
 
-def test_a_hub_model_becomes_a_pinned_pointer(project: Path, params: Params, stage: Stage) -> None:
-    params({"base.source": "meta-llama/Llama-2-7b-chat-hf"})
+@pytest.mark.parametrize(
+    ("changes", "code", "message"),
+    [
+        ({"model_type": "qwen2"}, 7, "model_type: found 'qwen2'; the local engine runs models with 'llama'"),
+        (
+            {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}},
+            7,
+            "rope_type: found 'dynamic'; the local engine",
+        ),
+        (
+            {"max_position_embeddings": 2048},
+            2,
+            "base.max_length: found 2560; allowed: 1 to 2048, the positions of the",
+        ),
+    ],
+)
+def test_what_the_engine_cannot_run_is_refused_before_training(
+    project: Path, params: Params, stage: Stage, tiny_policy: Path, changes: dict[str, Any], code: int, message: str
+) -> None:
+    """It passed here and in `sft`, and ended `explore` hours later."""
+    config = shutil.copytree(tiny_policy, project / "models" / "reader-3m") / "config.json"
+    write_json(config, read_json(config) | changes)
+    found, log = stage("base")
+    assert found == code, log
+    assert message in log
+    assert not (project / paths.BASE_POLICY).exists()
+
+
+def test_who_trains_only_needs_no_engine(
+    project: Path, params: Params, stage: Stage, tmp_path_factory: pytest.TempPathFactory, tiny_policy: Path
+) -> None:
+    """A server runs the policy, and no method asks a QNet: other architectures go all the way."""
+    model = Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=320,
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            eos_token_id=3,
+        )
+    )
+    folder = Path(shutil.copytree(tiny_policy, tmp_path_factory.mktemp("qwen") / "model"))
+    model.save_pretrained(folder)
+    params({"base.source": str(folder), "inference.server": SERVER, "run.searches": ["greedy"]})
+    assert stage("base")[0] == 0
+    params({"run.searches": ["qlass"]})
+    code, log = stage("base")
+    assert code == 7
+    assert "model_type: found 'qwen2'" in log
+
+
+def test_a_hub_model_becomes_a_pinned_pointer(
+    project: Path, params: Params, stage: Stage, tiny_policy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params({"base.source": "owner/name"})
     code, log = stage("base")
     assert code == 2
     assert "base.revision: found None; allowed: the 40 hexadecimal digits" in log
     params({"base.revision": "a1" * 20})
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(project / "cache"))
+    code, log = stage("base")
+    assert code == 2
+    assert "not whole in the local cache" in log
+    snapshot = project / "cache" / "models--owner--name" / "snapshots" / ("a1" * 20)
+    shutil.copytree(tiny_policy, snapshot)
     assert stage("base")[0] == 0
-    pointer = {"source": "meta-llama/Llama-2-7b-chat-hf", "revision": "a1" * 20}
+    pointer = {"source": "owner/name", "revision": "a1" * 20}
     assert read_json(project / paths.BASE_POLICY / "pointer.json") == pointer
+    write_json(snapshot / "config.json", read_json(snapshot / "config.json") | {"hidden_act": "gelu"})
+    code, log = stage("base")
+    assert code == 7
+    assert "hidden_act: found 'gelu'; the local engine" in log
+
+
+@pytest.mark.parametrize("source", ["models/other", "owner/name", "s3://bucket/model"])
+def test_a_source_that_is_none_is_refused_first(project: Path, params: Params, tiny_policy: Path, source: str) -> None:
+    """The stage `source` runs at each `dvc repro`, before anything else."""
+    (project / "models" / "other").mkdir(parents=True)
+    params({"base.source": source})
+    with pytest.raises(
+        QlassError, match=r"found an empty folder|base.revision: found None|copy it into a folder first"
+    ):
+        described(source, None)
+    shutil.copytree(tiny_policy, project / "models" / "other", dirs_exist_ok=True)
+    assert "model.safetensors" in described("models/other", None)["files"]
+
+
+def test_a_folder_in_the_home_folder(
+    project: Path, params: Params, stage: Stage, tiny_policy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tiny_policy.parent))
+    params({"base.source": f"~/{tiny_policy.name}"})
+    assert described(f"~/{tiny_policy.name}", None) == described(str(tiny_policy), None)
+    code, log = stage("base")
+    assert code == 0, log
 
 
 def test_the_label_stage_labels_every_node(project: Path, stage: Stage) -> None:
