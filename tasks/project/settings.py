@@ -255,7 +255,11 @@ def load_all(path: Path = paths.PARAMS) -> Settings:
         settings = _read(model, values, str(path))
         _check_names(settings)
         for env in settings.envs:
-            _read(model, _merged(values, values["envs"][env]["overrides"]), str(path), f"envs.{env}.overrides.")
+            found = _read(
+                model, _merged(values, values["envs"][env]["overrides"]), str(path), f"envs.{env}.overrides."
+            )
+            if env in settings.run.envs:
+                _check_likelihood(found, env)
     except (TypeError, ValueError) as error:
         raise SettingsError(f"{path}: {error}; params.yaml holds plain values only") from None
     except SettingsError as error:
@@ -331,6 +335,21 @@ def _check_names(settings: Settings) -> None:
         splits, found = get_definition(env).splits, settings.envs[env].panel
         if found.keys() != set(splits):
             raise SettingsError(f"envs.{env}.panel: found {list(found)}; allowed: the keys {', '.join(splits)}")
+
+
+def _check_likelihood(settings: Settings, env: str) -> None:
+    """Check that no method to be played needs log probabilities that the server is not asked for."""
+    server = settings.inference.server
+    if server is None or server.logprobs:
+        return
+    for name in settings.run.searches:
+        section = settings.methods[name]
+        if key := get_method(name).likelihood_setting(section):
+            raise SettingsError(
+                f"methods.{name}.{key}: found {getattr(section, key)} for {env}, which needs log probabilities, but "
+                f"inference.server.logprobs is false; allowed: 0 without them; set it to 0, ask the server for them "
+                f"(inference.server.logprobs: true), or take {name} out of run.searches"
+            )
 
 
 def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> Values:
