@@ -17,15 +17,17 @@ from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
-from flows.project import project_root, stage_environment
+from flows.project import check_proxies, project_root, stage_environment
 from flows.shell import Commands
 from flows.stages import StageResult, plan_stages, run_program, run_stage
 from flows.summary import Row, publish, table_of
+from qlass.errors import SettingsError
 from tasks.experiments import tracking
 from tasks.pipeline import summary
 from tasks.project import dvcfiles, paths
 from tasks.project.settings import load_all
 from tasks.running import console
+from tasks.running.runner import report
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -190,6 +192,10 @@ def main() -> int:
     parser.add_argument("--force", action="store_true", help="run the targets even where nothing changed")
     parser.add_argument("--max-parallel", type=int, default=1, help="independent stages at once (default: 1)")
     arguments = parser.parse_args()
+    try:
+        check_proxies()
+    except SettingsError as error:
+        return report(error)
     state = pipeline(arguments.targets, arguments.force, arguments.max_parallel, return_state=True)
     if not state.is_completed():  # Prefect has logged why
         return 1

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import httpx
+
+from qlass.errors import SettingsError
 from tasks.project import variables
 
 RESULTS = "data/report/results.md"
@@ -30,6 +33,38 @@ def project_root() -> Path:
         )
     variables.apply(root)
     return root
+
+
+def check_proxies() -> None:
+    """Let Prefect's client ask a server on this machine directly, and check what it reads about proxies before it does.
+
+    Raises:
+        SettingsError: a variable of the environment holds what httpx, Prefect's client, cannot use; names it.
+    """
+    variables.ask_this_machine_directly()
+    try:
+        httpx.Client().close()
+    except (ImportError, ValueError, httpx.InvalidURL) as error:
+        names = sorted(filter(_unusable, os.environ)) or ["http_proxy, https_proxy, all_proxy or no_proxy"]
+        raise SettingsError(
+            f"{names[0]}: Prefect's client cannot use this environment variable ({type(error).__name__}); allowed: "
+            "http://HOST:PORT or https://HOST:PORT, also socks5://HOST:PORT after `pip install 'httpx[socks]'`, and in "
+            "no_proxy hosts without brackets and IPv4 networks; correct or unset it, or use `make run`, which needs no Prefect"
+        ) from None
+
+
+def _unusable(name: str) -> bool:
+    """Say whether httpx stumbles over a variable of the environment, alone."""
+    value = os.environ[name]
+    try:
+        if name.lower() == "no_proxy":
+            hosts = [host.strip() for host in value.split(",") if host.strip() not in (*variables.THIS_MACHINE, "")]
+            httpx.Client(trust_env=False, mounts={f"all://*{host}": None for host in hosts}).close()
+        elif name.lower() in ("http_proxy", "https_proxy", "all_proxy") and value:
+            httpx.Client(trust_env=False, proxy=value if "://" in value else f"http://{value}").close()
+    except (ImportError, ValueError, httpx.InvalidURL):
+        return True
+    return False
 
 
 def stage_environment(flow_run_id: str, parent_run_id: str | None) -> dict[str, str]:

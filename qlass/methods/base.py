@@ -113,6 +113,7 @@ class Assignment:
         number: evaluation seed, as recorded.
         seed: root of all draws.
         candidates: generate replies freely, or choose among the environment's admissible actions.
+        logprobs: whether the log probabilities of replies are known; some servers give none.
         plays: the trajectories begun so far.
     """
 
@@ -123,6 +124,7 @@ class Assignment:
     number: int
     seed: int
     candidates: Candidates = "generate"
+    logprobs: bool = True
     plays: list[Play] = field(default_factory=list)
 
     def begin(self, count: int = 1) -> list[Play]:
@@ -193,6 +195,9 @@ class Method:
         note: a few words about the settings under the name of each row, by variant; the first row's variant is "".
         needs_qnet: whether it asks for Q-values.
         variants: further rows that share the play and its cost; the row of variant `v` is called `<method>_v`.
+        by_likelihood: those of the variants that choose by log probabilities; without these they are not measured.
+        likelihood_setting: name of the setting by which, as it is, the whole method chooses by log probabilities, so that it
+            cannot be played without; None where it can.
     """
 
     title: str
@@ -201,17 +206,20 @@ class Method:
     note: Callable[[Any], Mapping[str, str]]
     needs_qnet: bool = True
     variants: tuple[str, ...] = ()
+    by_likelihood: tuple[str, ...] = ()
+    likelihood_setting: Callable[[Any], str | None] = lambda _: None
 
-    def rows(self, name: str) -> tuple[str, ...]:
-        """Return the rows of the comparison, the first one called `name`."""
-        return (name, *(f"{name}_{variant}" for variant in self.variants))
+    def rows(self, name: str, *, logprobs: bool = True) -> tuple[str, ...]:
+        """Return the rows of the comparison, the first one called `name`; without log probabilities there are fewer."""
+        left_out = () if logprobs else self.by_likelihood
+        return (name, *(f"{name}_{variant}" for variant in self.variants if variant not in left_out))
 
     def routine(self, given: Assignment, settings: MethodSettings) -> Routine[list[Episode]]:
         """Play an assignment; a fault of the environment is recorded as a failure of every row."""
         try:
             return (yield from self.play(given, settings))
         except FAULTS as fault:
-            return [given.failure(row, fault) for row in self.rows(given.row)]
+            return [given.failure(row, fault) for row in self.rows(given.row, logprobs=given.logprobs)]
 
 
 def distinct(proposals: Sequence[Proposal]) -> list[Proposal]:

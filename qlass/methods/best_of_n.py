@@ -2,7 +2,7 @@
 
 Three rules share the N rollouts and their cost: `best_of_n` keeps the highest true reward (the paper's row, an oracle at
 test time), `best_of_n_qnet` the highest Q-value of the last action, `best_of_n_likelihood` the highest mean log
-probability per token.
+probability per token. The last one is left out where log probabilities are not known.
 """
 
 from __future__ import annotations
@@ -33,13 +33,15 @@ def play(given: Assignment, settings: BestOfNSettings) -> Routine[list[Episode]]
     cost = sum((one.cost for one in plays), Cost())
     by_reward = max(plays, key=lambda one: one.cursor.outcome)
     by_value = max(zip(values, plays, strict=True), key=lambda pair: pair[0][0])[1]
-    by_likelihood = max(plays, key=lambda one: one.logprob / max(one.tokens, 1))
     first, qnet, likelihood = METHOD.rows(given.row)
-    return [
+    kept = [
         given.episode(by_reward, first, cost),
         given.episode(by_value, qnet, replace(cost, qnet_calls=cost.qnet_calls + settings.rollouts)),
-        given.episode(by_likelihood, likelihood, cost),
     ]
+    if given.logprobs:
+        by_likelihood = max(plays, key=lambda one: one.logprob / max(one.tokens, 1))
+        kept.append(given.episode(by_likelihood, likelihood, cost))
+    return kept
 
 
 def note(settings: BestOfNSettings) -> dict[str, str]:
@@ -52,4 +54,11 @@ def note(settings: BestOfNSettings) -> dict[str, str]:
     }
 
 
-METHOD = Method(title="Best-of-N", settings=BestOfNSettings, play=play, note=note, variants=("qnet", "likelihood"))
+METHOD = Method(
+    title="Best-of-N",
+    settings=BestOfNSettings,
+    play=play,
+    note=note,
+    variants=("qnet", "likelihood"),
+    by_likelihood=("likelihood",),
+)

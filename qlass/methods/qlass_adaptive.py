@@ -88,4 +88,10 @@ def note(settings: AdaptiveSettings) -> dict[str, str]:
     }
 
 
-METHOD = Method(title="QLASS (adaptive)", settings=AdaptiveSettings, play=play, note=note)
+METHOD = Method(
+    title="QLASS (adaptive)",
+    settings=AdaptiveSettings,
+    play=play,
+    note=note,
+    likelihood_setting=lambda settings: "prior" if settings.prior else None,
+)

@@ -8,25 +8,22 @@ model. Nothing here needs torch.
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from qlass.errors import Busy, DataError, DependencyNotInstalled, SettingsError
+from qlass.errors import Busy, SettingsError
 from qlass.policies.base import Propose, Proposed
+from qlass.policies.connection import Connection
+from qlass.policies.replies import Answer, Asked, Fault, Protocol, Reply, read, refusal
 from qlass.prompts import parse_reply
 from qlass.records import History, Proposal
 from qlass.settings import NonNegative, Requests, Retries, Seconds, Section, Tokens
 
-if TYPE_CHECKING:
-    import httpx
-
-SHOWN = 300
-"""Characters of a server's answer that an error message quotes."""
+logger = logging.getLogger(__name__)
 
 
 def _with_scheme(url: str) -> str:
@@ -47,7 +44,7 @@ class Server(Section):
     are filled in."""
     model: str
     """Name under which the server offers the model; `{policy}` and `{env}` in it are filled in."""
-    api: Literal["completions", "chat"]
+    api: Protocol
     """Protocol: `completions` sends token ids (vLLM, SGLang), `chat` sends messages (hosted APIs)."""
     api_key_env: str
     """Name of the environment variable that holds the API key; empty: no key is sent."""
@@ -97,38 +94,32 @@ class ServerPolicy:
             encode: history to token ids; needed with `api: completions`.
 
         Raises:
-            SettingsError: the URL is no URL, no `encode` was given though it is needed, or the environment variable of the API key is not set.
+            SettingsError: no `encode` was given though it is needed, or the address, the API key or a variable of the
+                environment cannot be used; see `Connection`.
             DependencyNotInstalled: httpx is missing.
         """
-        httpx = _import_httpx()
         if settings.api == "completions" and encode is None:
             raise SettingsError("api: found 'completions' without a tokenizer; allowed: chat, or give `encode`")
-        self._encode = encode
-        self._failures: tuple[type[Exception], ...] = (httpx.RequestError,)
-        self._settings, self._normalise, self._key = settings, normalise, _api_key(settings.api_key_env)
-        limits = httpx.Limits(max_connections=settings.concurrency, max_keepalive_connections=settings.concurrency)
-        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        try:
-            self._client = httpx.Client(
-                base_url=settings.base_url, headers=headers, timeout=settings.timeout_s, limits=limits
-            )
-        except httpx.InvalidURL as error:
-            raise SettingsError(f"base_url: found {settings.base_url!r}, which is not a URL: {error}") from error
-        if not self._client.base_url.host:
-            raise SettingsError(f"base_url: found {settings.base_url!r}, which names no host")
+        self._connection = Connection(
+            settings.base_url, settings.api_key_env, settings.timeout_s, settings.concurrency
+        )
+        self._settings, self._normalise, self._encode = settings, normalise, encode
+        self._remarked: set[str] = set()
 
     def close(self) -> None:
         """Close the connections."""
-        self._client.close()
+        self._connection.close()
 
     def propose(self, requests: Sequence[Propose]) -> list[Proposed]:
         """Answer each request; see `Policy`. At temperature 0 a history is asked once, whatever its number of seeds.
 
-        Token counts and log probabilities are the server's; 0 where it gives none.
+        Token counts and log probabilities are the server's. Where it counts no tokens they are 0, which is logged; log
+        probabilities that were asked for are all there, and 0.0 where none were asked for.
 
         Raises:
-            Busy: the server cannot be reached or stays overloaded; trying again later may work.
-            SettingsError: the server refuses a request (4xx), or actions to choose from were given.
+            Busy: the server cannot be reached, stays overloaded or fails; trying again later may work.
+            SettingsError: the server refuses a request for good (the message says why and what to do), gives no log
+                probabilities although they were asked for, or actions to choose from were given.
             DataError: an answer is not what the protocol promises.
         """
         bodies = [(index, body) for index, request in enumerate(requests) for body in self._bodies(request)]
@@ -137,9 +128,10 @@ class ServerPolicy:
             answers = list(pool.map(self._ask, [body for _, body in bodies]))
         found: list[list[Proposal]] = [[] for _ in requests]
         prompt_tokens = [0] * len(requests)
-        for (index, body), answer in zip(bodies, answers, strict=True):
-            proposals, prompt_tokens[index] = self._read(answer, body["n"])
-            found[index].extend(proposals)
+        for (index, _), answer in zip(bodies, answers, strict=True):
+            found[index].extend(map(self._proposal, answer.replies))
+            prompt_tokens[index] = answer.prompt_tokens
+            self._remark(answer.remarks)
         return [
             Proposed(tuple(proposals * (len(request.seeds) if request.temperature == 0 else 1)), tokens)
             for request, proposals, tokens in zip(requests, found, prompt_tokens, strict=True)
@@ -178,103 +170,43 @@ class ServerPolicy:
             return {"prompt": list(self._encode(history))}
         return {"messages": [{"role": message.role, "content": message.content} for message in history]}
 
-    def _ask(self, body: Mapping[str, Any]) -> httpx.Response:
-        """Send one request, again where that may help."""
-        settings, problem = self._settings, ""
-        path = "chat/completions" if settings.api == "chat" else "completions"
+    def _ask(self, body: Mapping[str, Any]) -> Answer:
+        """Send one request, again where that may help; return what it is answered."""
+        settings, where = self._settings, self._connection.where
+        via = f" (by the proxy that {self._connection.proxied_by} names)" if self._connection.proxied_by else ""
         for attempt in range(settings.retries + 1):
-            pause = settings.backoff_s * 2**attempt
             try:
-                response: httpx.Response = self._client.post(path, json=body)
-            except self._failures as error:
-                problem = f"{type(error).__name__}: {error}"
-            else:
-                if response.is_success:
-                    return response
-                problem = f"HTTP {response.status_code}: {self._shown(response)}"
-                if response.status_code not in (408, 429) and not response.is_server_error:
-                    raise SettingsError(
-                        f"{self._client.base_url}: refuses a request with {problem}; check base_url, model, the API key "
-                        "and the length of the conversation that the server allows"
-                    )
-                pause = _retry_after(response, pause)
+                return self._answer(body)
+            except Fault as fault:
+                found, cause = self._connection.hidden(str(fault)), fault.cause
+                pause = settings.backoff_s * 2.0 ** min(attempt, 64) if fault.wait_s is None else fault.wait_s
+            if not cause.passes:
+                raise cause.error(f"{where}{via}: {found}; {cause.advice}")
             if attempt < settings.retries:
                 time.sleep(min(pause, LONGEST_WAIT_S))
         raise Busy(
-            f"{self._client.base_url}: no answer after {settings.retries + 1} attempts, the last one failed with "
-            f"{problem}; start the server, or check base_url, and try again"
+            f"{where}{via}: no answer after {settings.retries + 1} attempts, the last one failed with {found}; "
+            f"{cause.advice}, and try again"
         )
 
-    def _read(self, response: httpx.Response, count: int) -> tuple[list[Proposal], int]:
-        """Return the proposals of one answer, and the prompt's tokens."""
-        chat = self._settings.api == "chat"
-        try:
-            answer = response.json()
-            choices = sorted(answer["choices"], key=lambda choice: int(choice.get("index", 0)))
-            texts = [(choice["message"]["content"] if chat else choice["text"]) or "" for choice in choices]
-            logprobs = [_logprobs(choice) for choice in choices]
-            usage = answer.get("usage") or {}
-            completion, prompt = int(usage.get("completion_tokens") or 0), int(usage.get("prompt_tokens") or 0)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise self._unexpected(self._shown(response)) from error
-        if len(choices) != count:
-            raise self._unexpected(f"{len(choices)} replies instead of {count}; set request_per_seed")
-        tokens = _split_tokens(completion, logprobs)
-        return [self._proposal(*one) for one in zip(texts, logprobs, tokens, strict=True)], prompt
+    def _answer(self, body: Mapping[str, Any]) -> Answer:
+        """Send one request once."""
+        settings = self._settings
+        received = self._connection.post("chat/completions" if settings.api == "chat" else "completions", body)
+        if 200 <= received.status < 300:
+            # The end of turn has no text, and some servers leave out the tokens of a stop string, too.
+            uncounted = 1 + max(map(len, settings.stop), default=0)
+            return read(received.content, Asked(settings.api, body["n"], settings.logprobs, uncounted))
+        fault = refusal(received.status, received.content, logprobs=settings.logprobs, location=received.location)
+        fault.wait_s = received.wait_s
+        raise fault
 
-    def _proposal(self, text: str, logprobs: Sequence[float], tokens: int) -> Proposal:
-        # JSON can say half of a surrogate pair, which is no text and cannot be stored.
-        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        thought, action, parsed = parse_reply(text)
-        return Proposal(text, thought, self._normalise(action), parsed, tokens, float(sum(logprobs)))
+    def _proposal(self, reply: Reply) -> Proposal:
+        thought, action, parsed = parse_reply(reply.text)
+        return Proposal(reply.text, thought, self._normalise(action), parsed, reply.tokens, reply.logprob)
 
-    def _shown(self, response: httpx.Response) -> str:
-        """Return the beginning of an answer's text, without the API key (some servers repeat it)."""
-        text = response.text.replace(self._key, "***") if self._key else response.text
-        return text[:SHOWN].strip()
-
-    def _unexpected(self, found: str) -> DataError:
-        return DataError(
-            f"{self._client.base_url}: not an answer of the OpenAI {self._settings.api} protocol: {found}; check base_url (it ends with "
-            "the version, as in http://127.0.0.1:8000/v1)"
-        )
-
-
-def _import_httpx() -> Any:
-    try:
-        import httpx
-    except ImportError as error:
-        raise DependencyNotInstalled("a policy behind a server needs httpx: pip install qlass[serve]") from error
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs a line per request, and there are very many
-    return httpx
-
-
-def _api_key(variable: str) -> str:
-    """Read the API key; an empty variable name means that none is wanted."""
-    key = os.environ.get(variable, "") if variable else ""
-    if variable and not key:
-        raise SettingsError(f"api_key_env: the environment variable {variable} is not set; set it to the API key")
-    return key
-
-
-def _retry_after(response: httpx.Response, otherwise: float) -> float:
-    """Return the seconds that the server asks to wait; it may also give a date, which is ignored."""
-    value = response.headers.get("retry-after", "")
-    return float(value) if value.replace(".", "", 1).isdecimal() else otherwise
-
-
-def _logprobs(choice: Mapping[str, Any]) -> list[float]:
-    """Return the log probability of each token of a choice; empty where the server gives none."""
-    given = choice.get("logprobs") or {}
-    if "token_logprobs" in given:
-        return [float(value) for value in given["token_logprobs"] or ()]
-    return [float(token["logprob"]) for token in given.get("content") or ()]
-
-
-def _split_tokens(total: int, logprobs: Sequence[Sequence[float]]) -> list[int]:
-    """Return the tokens of each choice: as counted by its log probabilities, or else an equal share of the usage."""
-    if len(logprobs) > 1 and all(logprobs):
-        return [len(one) for one in logprobs]
-    share, rest = divmod(total, len(logprobs))
-    shares = [share + (number < rest) for number in range(len(logprobs))]
-    return shares if total else [len(one) for one in logprobs]
+    def _remark(self, remarks: frozenset[str]) -> None:
+        """Log what is odd about the server's answers, once."""
+        for remark in sorted(remarks - self._remarked):
+            logger.warning("server=%s remark=%r", self._connection.where, remark)
+        self._remarked |= remarks

@@ -72,11 +72,13 @@ def searching(given: Settings, environment: EnvSpec, method: str, policy: Path, 
 def start(setup: EvaluationSetup) -> Worker:
     """Prepare a worker process."""
     player, method = Player(setup.environment, setup.models), get_method(setup.method)
+    served = setup.models.served
+    logprobs = served is None or served.logprobs
 
     def episodes(env: Any, task: tuple[TaskSpec, int]) -> Any:
         spec, number = task
         seed = derive_seed(setup.seed, "evaluate", setup.row, spec.task_id, number)
-        given = Assignment(env, player.definition, spec, setup.row, number, seed, setup.candidates)
+        given = Assignment(env, player.definition, spec, setup.row, number, seed, setup.candidates, logprobs)
         return method.routine(given, setup.settings)
 
     def work(tasks: Sequence[tuple[TaskSpec, int]]) -> list[Episode]:

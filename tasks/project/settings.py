@@ -260,6 +260,7 @@ def load_all(path: Path = paths.PARAMS) -> Settings:
             )
             if env in settings.run.envs:
                 _check_together(merged, env)
+                _check_likelihood(merged, env)
     except (TypeError, ValueError) as error:
         raise SettingsError(f"{path}: {error}; params.yaml holds plain values only") from None
     except SettingsError as error:
@@ -372,6 +373,21 @@ def _check_together(given: Settings, env: str) -> None:
 def runs_models(given: Settings) -> bool:
     """Say whether the local engine runs models: the policy, unless a server does, and the QNet for methods that need it."""
     return given.inference.server is None or any(get_method(name).needs_qnet for name in given.run.searches)
+
+
+def _check_likelihood(settings: Settings, env: str) -> None:
+    """Check that no method to be played needs log probabilities that the server is not asked for."""
+    server = settings.inference.server
+    if server is None or server.logprobs:
+        return
+    for name in settings.run.searches:
+        section = settings.methods[name]
+        if key := get_method(name).likelihood_setting(section):
+            raise SettingsError(
+                f"methods.{name}.{key}: found {getattr(section, key)} for {env}, which needs log probabilities, but "
+                f"inference.server.logprobs is false; allowed: 0 without them; set it to 0, ask the server for them "
+                f"(inference.server.logprobs: true), or take {name} out of run.searches"
+            )
 
 
 def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> Values:

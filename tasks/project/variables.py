@@ -38,6 +38,9 @@ DEFAULTS = {
 }
 """Values for variables that the user has not set."""
 
+THIS_MACHINE = ("localhost", "127.0.0.1", "::1", "0.0.0.0", "127.0.0.0/8")  # noqa: S104  asked, not bound
+"""What NO_PROXY must hold for the clients of Prefect (httpx: no networks), MLflow (requests) and websockets (urllib)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Override:
@@ -130,6 +133,7 @@ def apply(root: Path | None = None) -> None:
             os.environ.update(dict.fromkeys(override.names, override.value))
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
+    ask_this_machine_directly()
     if not Path("/dev/nvidiactl").exists():
         os.environ["DS_ACCELERATOR"] = "cpu"  # else DeepSpeed warns in every process that there is no GPU
     os.environ.setdefault("TORCH_EXTENSIONS_DIR", str((root or Path.cwd()).resolve() / ".torch_ext"))
@@ -137,6 +141,21 @@ def apply(root: Path | None = None) -> None:
     path = os.environ.get("PATH", "")
     if path.split(os.pathsep)[0] != programs:
         os.environ["PATH"] = os.pathsep.join([programs, path])
+
+
+def ask_this_machine_directly() -> None:
+    """Where a proxy is set, except this machine from it in `os.environ`: no proxy reaches a server on our loopback.
+
+    Both spellings of NO_PROXY are set, since clients read either, and keep what the user has there.
+    """
+    spelled = {name.lower() for name, value in os.environ.items() if value}
+    if not any(name.endswith("_proxy") for name in spelled - {"no_proxy"}):
+        return
+    given = {name: os.environ.get(name, "") for name in ("no_proxy", "NO_PROXY")}
+    for name, value in given.items():
+        hosts = [host.strip() for host in (value or "".join(given.values())).split(",") if host.strip()]
+        missing = [] if hosts == ["*"] else [host for host in THIS_MACHINE if host not in hosts]
+        os.environ[name] = ",".join([*hosts, *missing])
 
 
 REFUSED = {

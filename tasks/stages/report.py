@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 
 from qlass.envs import get_definition
@@ -27,12 +28,13 @@ def env_inputs(name: str, given: settings.Settings, folder: Path) -> EnvInputs:
     for row, split in itertools.product(run.methods, splits):
         found = by_method(row, paths.episodes(name, row, split), folder / name)
         episodes |= {(variant, split): path for variant, path in found.items()}
+    measured = {row for (row, _), path in episodes.items() if path.exists()}
     return EnvInputs(
         name=name,
         label=definition.label,
         categories=definition.categories,
         episodes=episodes,
-        method_notes=notes(run, given.methods),
+        method_notes=notes(run, given.methods, measured),
         panels={split: paths.panel(name, split) for split in ("train", *splits)},
         trees=paths.trees(name),
         labels=paths.labels(name),
@@ -68,13 +70,22 @@ def by_method(method: str, path: Path, folder: Path) -> dict[str, Path]:
     return {name: folder / name / path.name for name in found}
 
 
-def notes(run: settings.Run, given: settings.Methods) -> dict[str, str]:
-    """Return a few words about the settings of each row; `given` are the sections of the methods."""
+def notes(run: settings.Run, given: settings.Methods, measured: Collection[str]) -> dict[str, str]:
+    """Return a few words about the settings of each row, and about rows that could not be measured.
+
+    Args:
+        run: what the pipeline runs.
+        given: the sections of the methods.
+        measured: rows that have episodes; one by likelihood has none where the server gives no log probabilities.
+    """
     found = dict.fromkeys(run.policies, "greedy")
     for name in run.searches:
         method = get_method(name)
         words = method.note(given[name])
         found |= {row: words[variant] for row, variant in zip(method.rows(name), ("", *method.variants), strict=True)}
+        missing = [row for row in method.rows(name) if row not in measured and name in measured]
+        if missing:
+            found[name] += f"; not measured, for want of log probabilities: {', '.join(missing)}"
     return found
 
 

@@ -45,12 +45,18 @@ def start(
     row: str | None = None,
     number: int = 0,
     seed: int = 0,
+    logprobs: bool = True,
     **changes: Any,
 ) -> Callable[[TextEnv], Routine[list[Episode]]]:
     """Return what `drive` starts: one assignment of a method, with some of its settings changed."""
     plan = get_method(method)
     settings = plan.settings(**SETTINGS[method] | changes)
-    return lambda env: plan.routine(Assignment(env, corridor, spec, row or method, number, seed), settings)
+
+    def begin(env: TextEnv) -> Routine[list[Episode]]:
+        given = Assignment(env, corridor, spec, row or method, number, seed, logprobs=logprobs)
+        return plan.routine(given, settings)
+
+    return begin
 
 
 class CountedValue:

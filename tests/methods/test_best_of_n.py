@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from qlass.envs.core.base import EnvDefinition
+from qlass.errors import EnvironmentFault
 from qlass.policies.base import Score
 from qlass.prompts import history_of, render_reply
 from qlass.records import Cost, Episode, TaskSpec
@@ -46,6 +47,24 @@ def test_each_rule_keeps_its_best(
         assert by_value.cost == replace(expected, qnet_calls=count)
         assert all(episode.candidates == () for episode in found)
     assert differs
+
+
+def test_without_log_probabilities_the_likeliest_is_not_measured(
+    corridor: EnvDefinition, specs: list[TaskSpec], wanderer: CountedPolicy, new_env: NewEnv, run: Run
+) -> None:
+    """The first rollout would be kept, since all are equally likely: no row rather than a wrong one, failures included."""
+    value = CountedValue(lambda history, reply: float(len(history)))
+    for fault in (False, True):
+        engines = [new_env(), new_env()]
+        if fault:
+            engines[0].faults = engines[1].faults = {(specs[0].task_id, 1): EnvironmentFault("the engine died")}
+        with_all, without = (
+            run(start(corridor, specs[0], "best_of_n", seed=1, logprobs=logprobs), engine, wanderer, value)
+            for logprobs, engine in zip((True, False), engines, strict=True)
+        )
+        assert tuple(episode.method for episode in with_all) == BEST_OF_N
+        assert without == with_all[:2]
+        assert bool(without[0].error) == fault
 
 
 def test_the_last_reply_is_valued_after_what_came_before_it(

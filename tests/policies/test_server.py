@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 
 import pytest
@@ -18,7 +21,8 @@ from qlass.envs.core.base import TextEnv
 from qlass.errors import Busy, DataError, SettingsError
 from qlass.methods.base import Assignment, get_method
 from qlass.policies.base import Propose
-from qlass.policies.server import ServerPolicy, ServerSettings, _retry_after
+from qlass.policies.connection import wait_of
+from qlass.policies.server import ServerPolicy, ServerSettings
 from qlass.records import History, Message
 from qlass.validation import problems
 from tests.engines import drive
@@ -192,8 +196,8 @@ def test_bounded_concurrency(server: Server, connect: Connect, concurrency: int)
     assert server.peak == concurrency
 
 
-def test_servers_that_say_less(server: Server, connect: Connect) -> None:
-    """No usage: log probabilities count the tokens. No log probabilities: usage does. Neither: nothing is made up."""
+def test_servers_that_say_less(server: Server, connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
+    """No usage: log probabilities count the tokens. No log probabilities: usage does. Neither: it is logged, once."""
     server.answer = lambda _, body: ok(body, usage=None)
     (answer,) = connect().propose([ask(1)])
     assert (answer.proposals[0].tokens, answer.proposals[0].logprob, answer.prompt_tokens) == (8, -4.0, 0)
@@ -203,13 +207,16 @@ def test_servers_that_say_less(server: Server, connect: Connect) -> None:
     server.answer = lambda _, body: ok(body, usage={"completion_tokens": 17, "prompt_tokens": 4})
     (answer,) = connect(logprobs=False, request_per_seed=False).propose([ask(1, 2, 3)])
     assert [proposal.tokens for proposal in answer.proposals] == [6, 6, 5]
+    caplog.clear()
     server.answer = lambda _, body: ok(body, usage=None)
-    (answer,) = connect(logprobs=False).propose([ask(1)])
+    (answer, _) = connect(logprobs=False).propose([ask(1), ask(2)])
     assert (answer.proposals[0].tokens, answer.proposals[0].logprob) == (0, 0.0)
+    (record,) = caplog.records
+    assert "it does not count all tokens" in record.getMessage()
 
 
 def test_a_reply_without_text_is_not_an_action(server: Server, connect: Connect) -> None:
-    server.answer = lambda _, body: ok(body, choices=[{"message": {"role": "assistant", "content": None}}])
+    server.answer = lambda _, body: ok(body, choices=[{"message": {"role": "assistant", "content": None}}], usage=None)
     (answer,) = connect().propose([ask(1)])
     assert (answer.proposals[0].text, answer.proposals[0].valid) == ("", False)
 
@@ -245,8 +252,24 @@ def test_the_server_says_when(server: Server, connect: Connect) -> None:
     began = time.monotonic()
     connect(backoff_s=30.0).propose([ask(1)])
     assert 0.2 <= time.monotonic() - began < 5
-    for value, expected in (("3", 3.0), ("1.5", 1.5), ("Wed, 21 Oct 2015 07:28:00 GMT", 9.0), ("-1", 9.0), ("", 9.0)):
-        assert _retry_after(httpx.Response(429, headers={"retry-after": value}), 9.0) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("3", 3.0), ("1.5", 1.5), ("-1", None), ("", None), ("nan", None), ("soon", None), ("9" * 400, math.inf),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", None), ("Wed, 21 Oct 2015", None), ("Wed, 99 Oct 2015 07:28:00 +9999", None),
+    ],
+)  # fmt: skip
+def test_when_the_server_says(value: str, seconds: float | None) -> None:
+    """Seconds to come, or a date to come; a longer pause than LONGEST_WAIT_S is cut where it is made."""
+    assert wait_of(value) == seconds
+
+
+def test_a_date_to_come() -> None:
+    in_a_minute = datetime.now(UTC) + timedelta(seconds=60)
+    for date in (format_datetime(in_a_minute, usegmt=True), format_datetime(in_a_minute.replace(tzinfo=None))):
+        assert wait_of(date) == pytest.approx(59, abs=2)
 
 
 def test_unreachable(connect: Connect, server: Server) -> None:
@@ -264,15 +287,55 @@ def test_no_answer_in_time(connect: Connect, server: Server) -> None:
     assert len(server.bodies) == 2
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 422, 301])
-def test_refusals_are_not_retried(server: Server, connect: Connect, status: int) -> None:
-    server.fail_first(99, status, text="maximum context length is 4096 tokens")
-    with pytest.raises(
-        SettingsError, match=rf"HTTP {status}: maximum context length.*check base_url, model"
-    ) as caught:
+@pytest.mark.parametrize(
+    ("status", "advice"),
+    [
+        (400, "check model and api"),
+        (401, "check the API key"),
+        (402, "no credit"),
+        (403, "check the API key"),
+        (404, "check base_url"),
+        (405, "check base_url"),
+        (407, "the proxy wants a user"),
+        (413, "lower base.max_length"),
+        (422, "check model and api"),
+        (451, "check model and api"),
+        (501, "check model and api"),
+    ],
+)
+def test_refusals_are_not_retried(server: Server, connect: Connect, status: int, advice: str) -> None:
+    server.fail_first(99, status, text='{"error": {"message": "not for you", "type": "x"}}')
+    with pytest.raises(SettingsError, match=rf"{server.url}/: HTTP {status}: not for you; .*{advice}") as caught:
         connect(concurrency=2).propose([ask(number) for number in range(40)])
     assert caught.value.exit_code == 2
     assert len(server.bodies) < 40  # what was not sent yet is given up
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "advice"),
+    [
+        (400, "This model's maximum context length is 4096 tokens. However, you requested 5000", "lower base.max_length"),
+        (400, '{"error": {"code": 400, "type": "exceed_context_size_error", "message": "no"}}', "lower base.max_length"),
+        (422, '{"error": "`inputs` tokens + `max_new_tokens` must be <= 2048", "error_type": "validation"}', "lower"),
+        (500, "the request exceeds the available context size. try increasing the context size", "lower base.max_len"),
+        (429, '{"error": {"message": "You exceeded your quota", "code": "insufficient_quota"}}', "no credit or quota"),
+        (400, '{"error": {"message": "The response was filtered", "code": "content_filter"}}', "content filter"),
+        (403, "You are not allowed to request logprobs from this model", "set logprobs: false"),
+        (301, "moved", "a redirect to nowhere; set base_url"),
+    ],
+)  # fmt: skip
+def test_words_say_more_than_a_status(server: Server, connect: Connect, status: int, text: str, advice: str) -> None:
+    server.fail_first(99, status, text=text)
+    with pytest.raises(SettingsError, match=f"HTTP {status}: .*{advice}"):
+        connect().propose([ask(1)])
+    assert len(server.bodies) == 1
+
+
+def test_redirects_are_named(server: Server, connect: Connect) -> None:
+    """They would turn a POST into a GET."""
+    server.fail_first(99, 308, {"Location": "https://elsewhere.example/v1/chat/completions"})
+    with pytest.raises(SettingsError, match=r"a redirect to https://elsewhere.example/v1/.*; set base_url"):
+        connect().propose([ask(1)])
 
 
 def test_a_wrong_base_url(server: Server, connect: Connect) -> None:
@@ -287,23 +350,30 @@ def test_a_wrong_base_url(server: Server, connect: Connect) -> None:
         "<html>welcome</html>",
         "[]",
         "{}",
+        "null",
+        'data: {"choices": []}\n\ndata: [DONE]',
+        '{"choices": [{"message": {"content": 3}}]}',
+        '{"choices": [{"message": {"content": [{"type": "image_url", "image_url": "x"}]}}]}',
+        '{"choices": [{"message": {"content": "x"}}, {"message": {"content": "y"}}]}',
+        '{"choices": [{"message": {"content": "x"}}], "usage": {"completion_tokens": -1}}',
+        '{"choices": [{"message": {"content": "x"}}], "usage": {"completion_tokens": true}}',
+        '{"choices": [{"message": {"content": "x"}}], "usage": {"completion_tokens": 1e999}}',
         '{"choices": [{"text": "completion"}]}',
         '{"choices": [{"message": {}}]}',
-        '{"choices": []}',
         '{"choices": "no"}',
         '{"choices": [{"message": {"content": "x"}}], "usage": {"completion_tokens": "many"}}',
     ],
 )
 def test_answers_of_another_protocol(server: Server, connect: Connect, text: str) -> None:
     server.fail_first(99, 200, text=text)
-    with pytest.raises(DataError, match="not an answer of the OpenAI chat protocol"):
+    with pytest.raises(DataError, match="(not an answer of the OpenAI chat protocol|part of type|2 replies).*; check"):
         connect().propose([ask(1)])
     assert len(server.bodies) == 1
 
 
 def test_servers_that_ignore_n(server: Server, connect: Connect) -> None:
     server.answer = lambda _, body: ok({**body, "n": 1})
-    with pytest.raises(DataError, match="1 replies instead of 2; set request_per_seed"):
+    with pytest.raises(DataError, match="1 replies instead of 2; set request_per_seed: true"):
         connect(request_per_seed=False).propose([ask(1, 2)])
 
 
@@ -371,7 +441,7 @@ def test_an_episode_through_a_server(server: Server, connect: Connect) -> None:
         greedy = get_method("greedy")
         return greedy.routine(Assignment(env, corridor, spec, "sft", number=0, seed=0), greedy.settings())
 
-    ((_, (episode,)),) = drive([start], [make_env(corridor, options, 6)], connect())
+    ((_, (episode,)),) = drive([start], [make_env(corridor, options, 6)], connect(logprobs=False))
     assert [step.action for step in episode.steps] == ["go east"] * 6
     assert episode.steps[-1].truncated
     assert [len(body["messages"]) for body in server.bodies] == [2, 4, 6, 8, 10, 12]

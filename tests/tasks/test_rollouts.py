@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,18 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import qlass.policies.load
 from qlass.envs import get_definition
-from qlass.errors import Busy, SettingsError
+from qlass.errors import Busy, DataError, QlassError, SettingsError
 from qlass.models.folders import load_policy
+from qlass.policies.base import Policy, ValueFunction
+from qlass.policies.scripted import ScriptedValueFunction
 from qlass.policies.server import Server
 from qlass.records import Episode
 from tasks.playing import episodes
-from tasks.playing.rollouts import EnvSpec, Models
+from tasks.playing.rollouts import EnvSpec, Models, Player
 from tasks.project import settings
 from tasks.running.shards import Crew, Plan, run_shards
 from tests.policies.counting import Counting
+from tests.policies.local_server import DROP
 from tests.policies.local_server import Server as LocalServer
 from tests.tasks import mortal
 
@@ -173,6 +177,69 @@ def test_a_worker_process_closes_its_engines_at_its_end(policy: Path, tmp_path: 
 def test_a_server_that_does_not_know_the_model(policy: Path, server: LocalServer) -> None:
     with pytest.raises(SettingsError, match="HTTP 404: no model base"):
         play(given(server=server_at(server.url, model="base")), policy, 1)
+
+
+@pytest.fixture
+def walking() -> Iterator[LocalServer]:
+    """A chat server that walks east, and tells no log probabilities."""
+    answer = {"choices": [{"index": 0, "message": {"content": "Action: go east"}, "logprobs": None}]}
+    with closing(LocalServer(lambda number, body: (200, {}, json.dumps(answer)))) as made:
+        yield made
+
+
+def test_log_probabilities_that_were_promised(policy: Path, walking: LocalServer) -> None:
+    found = given(server=server_at(walking.url, api="chat"))
+    with pytest.raises(SettingsError, match=r"no log probabilities, although .*inference\.server\.logprobs in params"):
+        play(found, policy)
+
+
+def test_what_needs_no_log_probabilities_is_played(walking: LocalServer, tmp_path: Path) -> None:
+    """Best-of-N has its other rows; a value function of our own stands for the QNet."""
+    found = given(server=server_at(walking.url, api="chat", logprobs=False))
+    models = Models.of(found, "corridor", "sft", tmp_path, None)
+    environment = EnvSpec("corridor", OPTIONS, 5)
+    setup = episodes.EvaluationSetup.of(found, environment, models, "best_of_n", "best_of_n")
+    player = Valued(setup.environment, setup.models)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(episodes, "Player", lambda *_: player)
+        work = episodes.start(setup)
+        episodes_found = work([(next(get_definition("corridor").panels(OPTIONS, "train", 0)), 0)])
+    assert [episode.method for episode in episodes_found] == ["best_of_n", "best_of_n_qnet"]
+
+
+class Valued(Player):
+    """A player whose QNet values every reply alike."""
+
+    @contextmanager
+    def _fresh(self) -> Iterator[tuple[Policy, ValueFunction | None]]:
+        with super()._fresh() as (policy, _):
+            yield policy, ScriptedValueFunction(lambda history, reply: 0.0)
+
+
+FAULTS = {
+    "refused": (400, {}, '{"error": "this conversation is too odd"}'),
+    "no choices": (200, {}, '{"choices": []}'),
+    "dropped": (DROP, {}, ""),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_was_finished_before_a_fault_is_kept(walking: LocalServer, tmp_path: Path, fault: str) -> None:
+    """The server answers two tasks of three, then fails; a second run asks for the third only."""
+    found = given(server=server_at(walking.url, api="chat", logprobs=False))
+    setup = setup_of(found, tmp_path)
+    plan = Plan(episodes.start, setup, Episode, tmp_path / "shards", 1, Crew(1), "test")
+    panel = get_definition("corridor").panels(OPTIONS, "train", 0)
+    items = [(next(panel), 0) for _ in range(3)]
+    mended, spent = walking.answer, 5 * 2  # five steps each
+    walking.answer = lambda number, body: mended(number, body) if number < spent else FAULTS[fault]
+    with pytest.raises(QlassError, match=re.escape(walking.url)) as caught:
+        run_shards(plan, items)
+    assert type(caught.value) in (SettingsError, DataError, Busy)
+    assert sorted(path.name for path in plan.folder.iterdir()) == ["shard-00000.jsonl", "shard-00001.jsonl"]
+    walking.answer, asked = mended, len(walking.bodies)
+    assert [episode.task_id for episode in run_shards(plan, items)] == [spec.task_id for spec, _ in items]
+    assert len(walking.bodies) == asked + 5
 
 
 def test_no_server(policy: Path) -> None:

@@ -220,6 +220,43 @@ def test_who_runs_models(tmp_path: Path, server: Any, searches: list[str], expec
     assert settings.runs_models(given) == expected
 
 
+SERVED = {
+    "base_url": "http://x/v1", "model": "m", "api": "chat", "api_key_env": "", "concurrency": 1, "timeout_s": 1.0, "retries": 0,
+    "request_per_seed": True, "logprobs": False, "version": "1",
+}  # fmt: skip
+
+
+def test_a_method_that_needs_log_probabilities_is_not_begun_without_them(tmp_path: Path) -> None:
+    """`qlass_adaptive` would play without its prior and say that it has one."""
+    wanted = {
+        "run.envs": ["corridor"],
+        "recipes.sft.trajectories": None,
+        "run.searches": ["best_of_n", "qlass_adaptive"],
+        "inference.server": SERVED,
+    }
+    path = changed(tmp_path, wanted | {"methods.qlass_adaptive.prior": 0.5})
+    message = (
+        r"methods.qlass_adaptive.prior: found 0.5 for corridor, which needs log probabilities, but "
+        r"inference.server.logprobs is false; allowed: 0 without them; set it to 0"
+    )
+    with pytest.raises(SettingsError, match=message):
+        settings.load_all(path)
+    for other in (
+        {"methods.qlass_adaptive.prior": 0.0},
+        {"envs.corridor.overrides.methods": {"qlass_adaptive": {"prior": 0.0}}},
+        {"inference.server": SERVED | {"logprobs": True}},
+        {"inference.server": None},
+        {"run.searches": ["qlass", "best_of_n"]},
+    ):
+        settings.load_all(changed(tmp_path, wanted | {"methods.qlass_adaptive.prior": 0.5} | other))
+    other = {
+        "methods.qlass_adaptive.prior": 0.0,
+        "envs.corridor.overrides.methods": {"qlass_adaptive": {"prior": 0.5}},
+    }
+    with pytest.raises(SettingsError, match=message):
+        settings.load_all(changed(tmp_path, wanted | other))
+
+
 def changed(folder: Path, changes: dict[str, Any]) -> Path:
     """Write the repository's params.yaml with other values at dotted keys; return its path."""
     params = YAML().load(REPOSITORY / "params.yaml")

@@ -20,7 +20,7 @@ from tasks.playing import demonstrate
 from tasks.playing.episodes import searching
 from tasks.playing.rollouts import EnvSpec
 from tasks.project import paths, settings
-from tasks.stages import expert
+from tasks.stages import expert, report
 from tasks.stages.source import described
 from tests.tasks.conftest import REPOSITORY
 from tests.tasks.test_settings import SERVER
@@ -277,6 +277,19 @@ def test_the_report_leads_to_the_file_about_differences(project: Path, stage: St
     assert targets == [project / "docs" / "differences.md"]
     assert targets[0].is_file()
     assert "<code>docs/differences.md</code> in the repository" in page
+
+
+def test_the_report_says_what_was_not_measured() -> None:
+    """A server without log probabilities leaves Best-of-N by likelihood out."""
+    given = settings.load_all(REPOSITORY / "params.yaml")
+    run = given.run.model_copy(update={"policies": ("sft",), "searches": ("best_of_n", "qlass")})
+    rows = {"sft", "best_of_n", "best_of_n_qnet", "best_of_n_likelihood", "qlass"}
+    complete = report.notes(run, given.methods, rows)
+    assert not any("not measured" in note for note in complete.values())
+    assert report.notes(run, given.methods, ()) == complete  # nothing was played yet
+    found = report.notes(run, given.methods, rows - {"best_of_n_likelihood"})
+    addition = "; not measured, for want of log probabilities: best_of_n_likelihood"
+    assert found == complete | {"best_of_n": complete["best_of_n"] + addition}
 
 
 def test_a_method_plays_with_its_section_on_its_environment(project: Path, params: Params) -> None:
