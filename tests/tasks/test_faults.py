@@ -97,7 +97,7 @@ def test_evaluation_loses_one_task(played: Path, stage: Stage) -> None:
     damage(played, "test_seen", [2])
     code, log = stage("evaluate", "corridor", "sft")
     assert code == 0, log
-    assert "sft/corridor: task=corridor/test_seen/00002 (seed 0) failed=\"EnvironmentFault: " in log
+    assert 'sft/corridor: task=corridor/test_seen/00002 (seed 0) failed="EnvironmentFault: ' in log
     episodes = read_records(played / paths.episodes("corridor", "sft", "test_seen"), Episode)
     assert [bool(episode.error) for episode in episodes] == [False, False, True]
     found = read_json(played / paths.metrics("evaluate", "corridor", "sft"))
@@ -124,7 +124,7 @@ def test_a_stage_that_can_play_nothing_fails(played: Path, stage: Stage, argumen
     code, log = stage(*arguments)
     assert code == 5
     assert re.search(rf"could play none of 3 tasks, so there is no result; the first, corridor/{split}/00000", log)
-    assert "is no corridor. Mend what it names and run the stage again" in log
+    assert "is no corridor: KeyError('items'). Mend what it names and run the stage again" in log
     assert work_files(played) == []
     (played / paths.panel("corridor", split)).write_bytes(kept)
     assert stage(*arguments)[0] == 0
@@ -201,6 +201,6 @@ def test_the_expert_on_damaged_original_games(original: Path, project: Path, sta
     found = read_json(project / paths.expert_stats("alfworld"))
     assert (found["played"], found["errors"]) == (7, 1)
     assert f"game {unplayable}: " in found["failed_tasks"]["alfworld/train/00004"]
-    assert f"task=alfworld/train/00004 failed='alfworld/train/00004: game {unplayable}" in log
+    assert re.search(rf"task=alfworld/train/00004 failed=.alfworld/train/00004: game {unplayable}", log)
     trajectories = read_records(project / paths.trajectories("alfworld"), Trajectory)
     assert "alfworld/train/00004" not in {one.task_id for one in trajectories}
