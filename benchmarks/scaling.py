@@ -55,7 +55,7 @@ def measure(tasks: int, depth: int, cap: int) -> list[float]:
     panel = explore.tasks_of(ENV, None)
     work(list(islice(panel, tasks, tasks + 1)))  # loads libraries and the model once, on a task that does not count
     trees: list[ExplorationTree] = []
-    seconds = cpu_seconds(lambda: trees.extend(work(panel[:tasks])))
+    seconds = cpu_seconds(lambda: trees.extend(one.tree for one in work(panel[:tasks])))
     nodes = sum(len(tree.nodes) for tree in trees)
     with tempfile.TemporaryDirectory() as folder:
         write_records(Path(folder) / "trees.jsonl", trees, ExplorationTree)

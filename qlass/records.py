@@ -273,3 +273,33 @@ class Episode(Record):
     cost: Cost
     error: str = ""
     candidates: tuple[tuple[tuple[str, float], ...], ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstration(Record):
+    """What became of one training task in the stage `expert`; it lies in work folders only.
+
+    Attributes:
+        task_id: the TaskSpec.
+        trajectory: what the expert did, None where the environment could not play the task.
+        error: empty, or why it could not.
+    """
+
+    task_id: str
+    trajectory: Trajectory | None
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Exploration(Record):
+    """What became of one training task in the stage `explore`; it lies in work folders only.
+
+    Attributes:
+        task_id: the TaskSpec.
+        tree: what was explored, None where the environment could not play the task.
+        error: empty, or why it could not.
+    """
+
+    task_id: str
+    tree: ExplorationTree | None
+    error: str = ""

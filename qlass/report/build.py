@@ -31,7 +31,7 @@ def build_report(inputs: ReportInputs, settings: ReportSettings) -> None:
     rows = [tables.summary_row(result) for result in results]
     _write(inputs.out / "results.csv", tables.to_csv(tables.COLUMNS, rows))
     level = f"{settings.confidence:.0%}"
-    _write(inputs.out / "results.md", tables.results_markdown(inputs, results, [p.headline for p in pages], level))
+    _write(inputs.out / "results.md", tables.results_markdown(inputs, results, pages, level))
     _write_series(inputs.out / "plots", pages)
     with replacing(inputs.out / "index.html") as temporary:
         temporary.write_bytes(render(pages, inputs, settings))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from qlass.evaluation.bootstrap import Interval
 from qlass.report.inputs import ReportSettings
 from qlass.report.paper import family, method_name
-from qlass.report.results import OURS, POOLED, Groups, Result, difference, headline_split
+from qlass.report.results import OURS, POOLED, Failure, Groups, Result, difference, headline_split
 
 SPLIT_NAMES = {"test_seen": "seen test tasks", "test_unseen": "unseen test tasks", POOLED: "all test tasks"}
 
@@ -82,6 +82,20 @@ def _second(here: dict[str, Result], best: Result, groups: Groups, settings: Rep
     if best.reward.mean > ours.reward.mean and best.method not in ("best_of_n", "sft"):
         sentences.append(f"The highest mean here is {method_name(best.method)} with {best.reward.mean:.1f}.")
     return " ".join(sentences)
+
+
+def failed_tasks(failed: Sequence[Failure]) -> str:
+    """Say how many tasks could not be played; empty where all were."""
+    if not failed:
+        return ""
+    count = f"{len(failed)} task{'s' if len(failed) > 1 else ''}"
+    return f"The environment could not play {count} to the end, which counts as not solved; the reasons are under Results."
+
+
+def failure(one: Failure) -> str:
+    """Say which task could not be played, by which methods, and why."""
+    names = ", ".join(map(method_name, one.methods))
+    return f"{one.task_id} ({split_name(one.split)}) failed and counts as not solved by {names}: {one.reason}"
 
 
 def _cost_ratio(ours: Result, other: Result) -> str:

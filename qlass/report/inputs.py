@@ -46,6 +46,7 @@ class EnvInputs:
         calibration: QNet calibration (columns bin_low, bin_high, n, mean_predicted, mean_target).
         siblings: sibling ranking (columns depth, n_pairs, pairwise_accuracy, n_groups, rank_correlation).
         metrics: `metrics.json` by stage name; shown as they are.
+        published: the tasks are those of published results, so the page does not call them others.
     """
 
     name: str
@@ -62,6 +63,7 @@ class EnvInputs:
     calibration: Path | None = None
     siblings: Path | None = None
     metrics: Mapping[str, Path] = field(default_factory=dict)
+    published: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -156,3 +156,33 @@ def unequal_tasks(groups: Groups) -> list[str]:
     for (split, _), episodes in groups.items():
         sets.setdefault(split, set()).add(frozenset(episode.task_id for episode in episodes))
     return [split for split, kinds in sets.items() if len(kinds) > 1 and split != POOLED]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A task that some methods could not play to its end.
+
+    Attributes:
+        split: of the task.
+        task_id: the task.
+        methods: whose episodes failed, in table order.
+        reason: the first one.
+    """
+
+    split: str
+    task_id: str
+    methods: tuple[str, ...]
+    reason: str
+
+
+def failures(groups: Groups) -> list[Failure]:
+    """Return every task of which an episode could not be finished, in the order of splits and tasks."""
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for (split, method), episodes in groups.items():
+        for episode in episodes:
+            if episode.error and split != POOLED:
+                found.setdefault((split, episode.task_id), {}).setdefault(method, episode.error)
+    return [
+        Failure(split, task_id, tuple(reasons), next(iter(reasons.values())))
+        for (split, task_id), reasons in sorted(found.items())
+    ]

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from qlass.records import ExplorationTree
 from qlass.report import charts, plots
 from qlass.report.compare import Comparison, compare
-from qlass.report.headline import headline, split_name
+from qlass.report.headline import failed_tasks, failure, headline, split_name
 from qlass.report.inputs import EnvInputs, ReportSettings
 from qlass.report.load import TableRow, absence, available, read_episodes, read_metrics, read_numbers, read_panel
 from qlass.report.paper import ORACLE, REPORTED, in_order, method_name
@@ -21,6 +21,7 @@ from qlass.report.results import (
     Groups,
     Result,
     category_means,
+    failures,
     group,
     headline_split,
     methods_of,
@@ -108,6 +109,8 @@ class EnvPage:
     missing_episodes: Sequence[str]
     missing_trees: str
     unequal: Sequence[str]
+    failures: Sequence[str]
+    published: bool
 
 
 def env_page(env: EnvInputs, settings: ReportSettings) -> EnvPage:
@@ -124,6 +127,7 @@ def env_page(env: EnvInputs, settings: ReportSettings) -> EnvPage:
     main = headline_split(groups) if groups else ""
     chosen = [result for result in results if result.split == main]
     first, second = headline(env.label, results, groups, settings)
+    failed = failures(groups)
     pictures = _pictures(env)
     exploration = _exploration(env, anchor)
     return EnvPage(
@@ -131,7 +135,7 @@ def env_page(env: EnvInputs, settings: ReportSettings) -> EnvPage:
         label=env.label,
         name=env.name,
         headline=first,
-        second=second,
+        second=" ".join(sentence for sentence in (second, failed_tasks(failed)) if sentence),
         groups=groups,
         results=results,
         splits=splits,
@@ -157,6 +161,8 @@ def env_page(env: EnvInputs, settings: ReportSettings) -> EnvPage:
         missing_episodes=missing_episodes,
         missing_trees="" if exploration else absence("Exploration trees", env.trees),
         unequal=unequal_tasks(groups),
+        failures=[failure(one) for one in failed],
+        published=env.published,
     )
 
 

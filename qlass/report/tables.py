@@ -83,12 +83,14 @@ def to_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
     return buffer.getvalue()
 
 
-def results_markdown(inputs: ReportInputs, results: Sequence[Result], headlines: Sequence[str], level: str) -> str:
-    """Return results.md: the headline and one table per environment."""
+def results_markdown(inputs: ReportInputs, results: Sequence[Result], pages: Sequence[EnvPage], level: str) -> str:
+    """Return results.md: the headline, one table per environment, and what failed."""
     lines = ["# Results", ""]
-    for env, sentence in zip(inputs.envs, headlines, strict=True):
+    for env, page in zip(inputs.envs, pages, strict=True):
         rows = [result for result in results if result.env == env.name]
-        lines += [f"## {_cell(env.label)}", "", _cell(sentence), "", *_markdown_table(rows, level), ""]
+        lines += [f"## {_cell(env.label)}", "", _cell(page.headline), "", *_markdown_table(rows, level), ""]
+        if page.failures:
+            lines += ["Tasks that could not be played:", "", *(f"* {_cell(one)}" for one in page.failures), ""]
     lines += [f"{INTERVALS_SAY} Differences are paired: both methods on the same tasks.", ""]
     lines.append(f"Paper: {LABEL}. Its Best-of-N keeps the trajectory with the highest true reward.")
     return "\n".join(lines) + "\n"

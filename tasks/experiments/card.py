@@ -38,16 +38,21 @@ def text(env: str, settings: Settings, hashes: Mapping[str, str], reason: str, r
         shown = [found["mean_reward"], found["success_rate"], found["generated_tokens_per_episode"]]
         rows.append(f"| {split} | {found['n_tasks']} | {' | '.join(f'{value:.1f}' for value in shown)} |")
     names = {**lineage(settings, root), **hashes, **identities(root)}
+    given = settings.on(env)
+    qnet = {"own": "initialised from that policy", "policy": "a value head on that policy's trunk"}[given.qnet.trunk]
+    server = given.inference.server
+    played = [] if server is None else [f"* Measured with a policy behind a server, its model `{server.model}`."]
     return "\n".join(
         [
             f"# qlass-{env}",
             "",
-            f"A policy and the QNet that guides it, for {get_definition(env).label}.",
+            f"A policy and the QNet that guides it, for {get_definition(env).label_of(given.envs[env].options)}.",
             "",
             f"* `policy/`: behaviour cloning of `{settings.base.source}`; chat format `{settings.base.chat_format}`.",
-            "* `qnet/`: scores (history, action); initialised from that policy. The two belong together.",
-            f"* Use: method `qlass`, {get_method('qlass').note(settings.methods['qlass'])['']}.",
+            f"* `qnet/`: scores (history, action); {qnet}. The two belong together.",
+            f"* Use: method `qlass`, {get_method('qlass').note(given.methods['qlass'])['']}.",
             f"* Alias: {reason}.",
+            *played,
             "",
             *rows,
             "",

@@ -23,7 +23,7 @@ from tasks.playing.rollouts import EnvSpec, Models, Player
 from tasks.project import paths
 from tasks.project.settings import SFT, Settings
 from tasks.running.runner import StageJob
-from tasks.running.shards import Crew, Plan, Worker, run_shards
+from tasks.running.shards import Crew, Plan, Worker, report_failed, run_shards
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,21 +91,33 @@ def start(setup: EvaluationSetup) -> Worker:
 def play_all(
     setup: EvaluationSetup, tasks: Sequence[TaskSpec], folder: Path, *, shard_size: int, crew: Crew
 ) -> list[Episode]:
-    """Play all tasks with all seeds of the method; finished shards lie in `folder`."""
+    """Play all tasks with all seeds of the method; finished shards lie in `folder`.
+
+    Raises:
+        EnvironmentFault: the environment could play none of the tasks; where it can play some, the others are failures.
+    """
     items = [(spec, seed) for seed in setup.settings.played_seeds() for spec in tasks]
     label = f"{setup.row}/{setup.environment.env}"
     plan = Plan(start, setup, Episode, folder, shard_size, crew, label, setup.models.folders)
-    return list(run_shards(plan, items))
+    episodes: list[Episode] = list(run_shards(plan, items))
+    failed = {f"{one.task_id} (seed {one.seed})": one.error for one in episodes if one.error}
+    report_failed(plan, failed, len(items))
+    return episodes
 
 
 def measure(row: str, episodes: Sequence[Episode]) -> dict[str, Any]:
-    """Return the metrics of a row; those of the further rows of its method stand beside them, under `variants`."""
+    """Return the metrics of a row; those of the further rows of its method stand beside them, under `variants`.
+
+    Where episodes could not be finished, their tasks are named with the reason, under `failed_tasks`.
+    """
     by_row: dict[str, list[Episode]] = {}
     for episode in episodes:
         by_row.setdefault(episode.method, []).append(episode)
     found: dict[str, Summary] = {name: summarise(played) for name, played in by_row.items()}
     variants = {name: summary for name, summary in found.items() if name != row}
-    return {**found[row], "variants": variants} if variants else dict(found[row])
+    failed = {episode.task_id: episode.error for episode in by_row[row] if episode.error}
+    further = {"variants": variants, "failed_tasks": failed}
+    return {**found[row], **{name: value for name, value in further.items() if value}}
 
 
 def record(job: StageJob, setup: EvaluationSetup) -> None:

@@ -13,7 +13,7 @@ import os
 import signal
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, cast
 
 from qlass import processes
-from qlass.errors import QlassError
+from qlass.errors import EnvironmentFault, QlassError
 from qlass.jsonl import iter_records, write_records
 from tasks.project.settings import Base
 from tasks.running.progress import Progress
@@ -118,6 +118,35 @@ def run_shards(plan: Plan, items: Sequence[Any], on_progress: Callable[[int], No
         if on_progress is not None:
             on_progress(done)
     return (record for number in shards for record in iter_records(plan.file(number), plan.kind))
+
+
+def report_failed(plan: Plan, failed: Mapping[str, str], count: int) -> None:
+    """Say which tasks the environment could not play; when it could play none, there is no result to report.
+
+    Then the finished shards are removed, so that the next attempt plays: the environment's data are no part of the
+    work folder's name.
+
+    Args:
+        plan: what ran.
+        failed: reason by task.
+        count: tasks in all, at least 1.
+
+    Raises:
+        EnvironmentFault: all tasks failed.
+    """
+    for task_id, reason in failed.items():
+        logger.warning("%s: task=%s failed=%r", plan.label, task_id, reason)
+    if len(failed) < count:
+        if failed:
+            logger.warning("%s: tasks=%d failed=%d; each counts as not solved", plan.label, count, len(failed))
+        return
+    for file in plan.folder.glob("shard-*.jsonl"):
+        file.unlink()
+    task_id, reason = next(iter(failed.items()))
+    raise EnvironmentFault(
+        f"{plan.label}: the environment could play none of {count} tasks, so there is no result; the first, {task_id}: "
+        f"{reason}. Mend what it names and run the stage again"
+    )
 
 
 def _pool(plan: Plan) -> Pool:

@@ -1,22 +1,26 @@
-"""Stage `explore`: one exploration tree per training task."""
+"""Stage `explore`: one exploration tree per training task.
+
+A task that the environment cannot play has no tree; it is named in the metrics, and the stage goes on.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from qlass.envs.core.panels import load_panel
+from qlass.errors import EnvironmentFault
 from qlass.jsonl import read_records, write_json, write_records
-from qlass.records import ExplorationTree, TaskSpec, Trajectory
+from qlass.records import Exploration, ExplorationTree, TaskSpec, Trajectory
 from qlass.seeds import derive_seed
 from qlass.settings import first
 from tasks.playing.rollouts import EnvSpec, Models, Player
 from tasks.project import paths, settings
 from tasks.running.runner import StageJob, run
-from tasks.running.shards import Crew, Plan, Worker, run_shards
+from tasks.running.shards import Crew, Plan, Worker, report_failed, run_shards
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +42,22 @@ def start(setup: ExploreSetup) -> Worker:
     def grow(env: Any, task: tuple[TaskSpec, Trajectory | None]) -> Any:
         spec, expert = task
         seed = derive_seed(setup.seed, "explore", spec.task_id)
-        return explore(env, player.definition, spec, given, expert, seed=seed)
+        try:
+            tree = yield from explore(env, player.definition, spec, given, expert, seed=seed)
+        except EnvironmentFault as fault:  # this tree is lost, the others are not
+            return Exploration(spec.task_id, None, str(fault))
+        return Exploration(spec.task_id, tree)
 
     return lambda tasks: player.play([partial(grow, task=task) for task in tasks])
 
 
-def summary(trees: Sequence[ExplorationTree]) -> dict[str, Any]:
-    """Return counts over all trees; a branch is sampled when the policy and not the expert ended it."""
+def summary(trees: Sequence[ExplorationTree], failed: Mapping[str, str] = {}) -> dict[str, Any]:
+    """Return counts over all trees; a branch is sampled when the policy and not the expert ended it.
+
+    Args:
+        trees: at least one.
+        failed: tasks without a tree, and why; they are named where there are any.
+    """
     ends = [_ends(tree) for tree in trees]
     sampled = [node for found in ends for node in found if node.origin != "expert"]
     total = {name: sum(getattr(tree.cost, name) for tree in trees) for name in trees[0].cost.__dataclass_fields__}
@@ -60,6 +73,7 @@ def summary(trees: Sequence[ExplorationTree]) -> dict[str, Any]:
         / max(sum(len(tree.nodes) for tree in trees), 1),
         **{name: sum(getattr(tree, name) for tree in trees) for name in ("redraws", "narrow", "stopped", "capped")},
         **total,
+        **({"errors": len(failed), "failed_tasks": dict(failed)} if failed else {}),
     }
 
 
@@ -85,10 +99,13 @@ def main(job: StageJob) -> None:
     tasks = tasks_of(name, given.tasks)
     with job.work_folder() as folder:
         label, size = f"explore/{name}", given.shard_size
-        plan = Plan(start, setup, ExplorationTree, folder, size, Crew.of(base), label, models.folders)
-        trees = list(run_shards(plan, tasks, lambda done: job.tracker.metrics({"tasks_done": done}, done)))
+        plan = Plan(start, setup, Exploration, folder, size, Crew.of(base), label, models.folders)
+        explored = list(run_shards(plan, tasks, lambda done: job.tracker.metrics({"tasks_done": done}, done)))
+        failed = {one.task_id: one.error for one in explored if one.error}
+        report_failed(plan, failed, len(tasks))
+    trees = [one.tree for one in explored if one.tree is not None]
     write_records(paths.trees(name), trees, ExplorationTree)
-    write_json(paths.metrics("explore", name), summary(trees))
+    write_json(paths.metrics("explore", name), summary(trees, failed))
 
 
 if __name__ == "__main__":

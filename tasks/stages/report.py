@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from qlass.envs import get_definition
@@ -31,7 +31,7 @@ def env_inputs(name: str, given: settings.Settings, folder: Path) -> EnvInputs:
     measured = {row for (row, _), path in episodes.items() if path.exists()}
     return EnvInputs(
         name=name,
-        label=definition.label,
+        label=definition.label_of(given.envs[name].options),
         categories=definition.categories,
         episodes=episodes,
         method_notes=notes(run, given.methods, measured),
@@ -47,6 +47,7 @@ def env_inputs(name: str, given: settings.Settings, folder: Path) -> EnvInputs:
             **{policy: paths.metrics("policy", name, policy) for policy in run.policies},
             **{stage: paths.metrics(stage, name) for stage in STAGES},
         },
+        published=definition.published(given.envs[name].options),
     )
 
 
@@ -89,16 +90,34 @@ def notes(run: settings.Run, given: settings.Methods, measured: Collection[str])
     return found
 
 
+def facts(given: settings.Settings, on: Mapping[str, settings.Settings]) -> tuple[tuple[str, str], ...]:
+    """Return what stands under the title: base model and seed, and what else decided who played and how.
+
+    Args:
+        given: the declared settings.
+        on: those of each environment, its overrides merged in.
+    """
+    base, server = given.base, given.inference.server
+    revision = "" if base.revision is None else f" at {base.revision[:12]}"
+    found = [("base model", f"{base.source}{revision}"), ("seed", str(base.seed))]
+    if server is not None:
+        found.append(("policies played by", f"a server, model {server.model}"))
+    for env, its in on.items():
+        if its.evaluate.candidates != "generate":
+            found.append((f"actions on {env}", "chosen from the environment's own list"))
+    return tuple(found)
+
+
 def main(job: StageJob) -> None:
     """Build the report."""
     given = job.settings
-    facts = (("base model", given.base.source), ("seed", str(given.base.seed)))
+    on = {name: job.settings_on(name) for name in given.run.envs}
     seed = derive_seed(given.base.seed, "report")
     with tempfile.TemporaryDirectory() as folder:
         inputs = ReportInputs(
             out=paths.REPORT,
-            envs=tuple(env_inputs(name, job.settings_on(name), Path(folder)) for name in given.run.envs),
-            facts=facts,
+            envs=tuple(env_inputs(name, its, Path(folder)) for name, its in on.items()),
+            facts=facts(given, on),
             differences=DIFFERENCES,
         )
         build_report(inputs, ReportSettings(**given.report.model_dump(), seed=seed))

@@ -91,12 +91,13 @@ def test_an_unknown_split_is_refused() -> None:
 def download(tmp_path: Path) -> Path:
     """A tree as `alfworld-download` leaves it: 40 train games and one of each kind that ALFWorld leaves out."""
     root = tmp_path / "json_2.1.1"
+    texts = dict.fromkeys(("pddl_domain", "pddl_problem", "grammar"), "some text")
 
     def add(folder: str, **game: object) -> Path:
         path = root / folder
         path.mkdir(parents=True)
         (path / "traj_data.json").write_text("{}")
-        (path / "game.tw-pddl").write_text(json.dumps({"solvable": True, **game}))
+        (path / "game.tw-pddl").write_text(json.dumps({"solvable": True, **texts, **game}))
         return path
 
     for index in range(40):
@@ -125,7 +126,7 @@ def test_the_original_tree_gives_filtered_disjoint_panels(download: Path) -> Non
 def test_unusable_files_are_named(download: Path) -> None:
     options = {"data": str(download)}
     unsolvable = "valid_unseen/pick_heat_then_place_in_recep-Cup-None-Fridge-10/trial_1/game.tw-pddl"
-    with pytest.raises(EnvironmentFault, match="solvable=False"):
+    with pytest.raises(EnvironmentFault, match="solvable is false"):
         games.load_game({"source": "files", "path": unsolvable}, options)
     with pytest.raises(EnvironmentFault, match="no such file"):
         games.load_game({"source": "files", "path": "train/x/y/game.tw-pddl"}, options)

@@ -21,7 +21,7 @@ from qlass.models.qnet import QNet, save_qnet
 from qlass.records import Cost, Episode, Step
 from tasks import register
 from tasks.evaluate_champion import evaluate_champion
-from tasks.experiments import contest, registry, tracking
+from tasks.experiments import card, contest, registry, tracking
 from tasks.playing import dev
 from tasks.playing.dev import Dev
 from tasks.project import paths, settings
@@ -115,6 +115,26 @@ def real(project: Path, params: Params, tiny_policy: Path) -> Callable[..., None
         save_qnet(QNet(load_model(tiny_policy).base_model, width=8), project / paths.qnet(ENV), tiny_policy)
 
     return finish
+
+
+def test_the_card_says_what_was_measured(project: Path, params: Params) -> None:
+    """The environment as its options make it, its own settings of the method, and who played the policy."""
+    finished(project, "a")
+    plain = card.text(ENV, settings.load_all(), {}, "champion", project)
+    assert "A policy and the QNet that guides it, for corridor (toy)." in plain
+    assert "initialised from that policy" in plain
+    assert "server" not in plain
+    server = {
+        "base_url": "http://127.0.0.1:9/v1", "model": "other", "api": "chat", "api_key_env": "", "concurrency": 1,
+        "timeout_s": 1.0, "retries": 0, "request_per_seed": True, "logprobs": False, "version": "1",
+    }  # fmt: skip
+    overrides = {**NO_OVERRIDES, "methods": {"qlass": {"proposals": 7}}}
+    overrides["qnet"] = {"trunk": "policy", "observation_loss": 0}
+    params({f"envs.{ENV}.overrides": overrides, "inference.server": server})
+    text = card.text(ENV, settings.load_all(), {}, "champion", project)
+    assert "* Use: method `qlass`, M = 7," in text
+    assert "a value head on that policy's trunk" in text
+    assert "* Measured with a policy behind a server, its model `other`." in text
 
 
 def test_the_first_version_is_champion_and_complete(project: Path) -> None:

@@ -22,7 +22,7 @@ from tasks.playing.rollouts import EnvSpec
 from tasks.project import paths, settings
 from tasks.stages import expert, report
 from tasks.stages.source import described
-from tests.tasks.conftest import REPOSITORY
+from tests.tasks.conftest import NO_OVERRIDES, REPOSITORY
 from tests.tasks.test_settings import SERVER
 
 Stage = Callable[..., tuple[int, str]]
@@ -305,3 +305,41 @@ def test_a_method_plays_with_its_section_on_its_environment(project: Path, param
         "qlass": folder,
         "greedy": None,  # asks for no values
     }
+
+
+def test_the_report_says_what_was_played(project: Path, params: Params, stage: Stage) -> None:
+    """The games, the engine, the model's revision, who played the policies, and where actions came from."""
+    shutil.copytree(REPOSITORY / "docs", project / "docs")
+    assert stage("report")[0] == 0
+    page = (project / paths.REPORT / "index.html").read_text()
+    facts = re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)</dd>", page.partition("</header>")[0])
+    assert facts == [("base model", "models/reader-3m"), ("seed", "0")]
+    server = {
+        "base_url": "http://127.0.0.1:9/v1", "model": "other-{policy}", "api": "chat", "api_key_env": "",
+        "concurrency": 1, "timeout_s": 1.0, "retries": 0, "request_per_seed": True, "logprobs": False, "version": "1",
+    }  # fmt: skip
+    given = {"max_steps": 30, "panel": dict.fromkeys(("train", "dev", "test_seen", "test_unseen"), 1)}
+    options = {"data": "/games", "engine": "native", "wording": "move"}
+    overrides = {**NO_OVERRIDES, "evaluate": {"candidates": "admissible"}}
+    params(
+        {
+            "run.envs": ["alfworld"],
+            "envs.alfworld": {**given, "options": options, "overrides": overrides},
+            "base.source": "owner/name",
+            "base.revision": "a1" * 20,
+            "inference.server": server,
+        }
+    )
+    assert stage("report")[0] == 0
+    page = (project / paths.REPORT / "index.html").read_text()
+    results = (project / paths.REPORT / "results.md").read_text()
+    facts = re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)</dd>", page.partition("</header>")[0])
+    assert facts == [
+        ("base model", "owner/name at a1a1a1a1a1a1"),
+        ("seed", "0"),
+        ("policies played by", "a server, model other-{policy}"),
+        ("actions on alfworld", "chosen from the environment&#39;s own list"),
+    ]
+    for text in (page, results):
+        assert "ALFWorld, native engine, original games (json_2.1.1)" in text
+        assert "generated games" not in text

@@ -1,5 +1,7 @@
 """ALFWorld: household tasks in text, played in ALFWorld's own engine on games generated from ALFRED's tables.
 
+The options choose other games (`data`) and another engine (`engine`), and the label says so.
+
 Everything heavy is imported on first use, so this module can be imported without the extra `alfworld`.
 """
 
@@ -36,6 +38,14 @@ def _normalise_action(text: str) -> str:
     return normalise_action(text)
 
 
+def _label(options: Mapping[str, Any]) -> str:
+    """Name the engine and the games; the wording is named where it is not the default."""
+    engine = "ALFWorld, native engine" if options.get("engine") == "native" else "ALFWorld engine"
+    games = "original games (json_2.1.1)" if options.get("data") else "generated games"
+    wording = ", classic wording" if options.get("wording") == "classic" else ""
+    return f"{engine}, {games}{wording}"
+
+
 DEFINITION = EnvDefinition(
     name="alfworld",
     make=_make,
@@ -43,8 +53,9 @@ DEFINITION = EnvDefinition(
     make_expert=_make_expert,
     instruction=package_text(__name__, "instruction.txt"),
     normalise_action=_normalise_action,
-    label="ALFWorld engine, generated games",
+    label=_label,
     categories=("put", "look", "clean", "heat", "cool", "two"),
     packages=("alfworld", "fast-downward-textworld", "textworld"),
+    published=lambda options: bool(options.get("data")),
 )
 """The entry point `alfworld` of the group `qlass.envs`."""

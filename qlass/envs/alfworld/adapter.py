@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from qlass.envs.alfworld.engine import TextworldEngine
-from qlass.envs.alfworld.games import load_game
+from qlass.envs.alfworld.games import REMEDY, brief, load_game, origin
 from qlass.envs.alfworld.gamestore import shared_store
 from qlass.envs.alfworld.library import require_alfworld
 from qlass.envs.alfworld.native import NativeEngine
 from qlass.envs.alfworld.translation import cache_folder
 from qlass.envs.core.base import Info, Snapshot, StepResult, TextEnv
-from qlass.errors import EnvironmentFault
+from qlass.errors import EnvironmentFault, QlassError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from qlass.records import TaskSpec
 
@@ -111,25 +112,40 @@ class AlfworldEnv(TextEnv):
         self._wording: Wording = options.get("wording", WORDINGS[0])
         self._admissible = bool(options.get("admissible", False))
         self._engine: GameEngine = NativeEngine() if options.get("engine") == "native" else _textworld_engine(options)
+        self._game = "no game"
 
     def reset(self, spec: TaskSpec, *, seed: int = 0) -> tuple[str, Info]:  # noqa: ARG002 (the engine has no randomness)
-        """Start a task; return the room and the goal, without the engine's welcome line."""
+        """Start a task; return the room and the goal, without the engine's welcome line.
+
+        Raises:
+            EnvironmentFault: the game cannot be read or played; names it.
+        """
         game = load_game(spec.key, self._options)
-        self._engine.load({**game, "grammar": normalise_wording(game["grammar"], self._wording)})
-        introduction = self._engine.reset()
+        self._game = f"{spec.task_id}: {origin(spec.key, self._options)}"
+        with self._named():
+            self._engine.load({**game, "grammar": normalise_wording(game["grammar"], self._wording)})
+            introduction = self._engine.reset()
+            playable = bool(self._engine.admissible_commands())
+            info = self._info(valid=True, won=False)
+        if not playable:
+            raise EnvironmentFault(
+                f"{self._game}: no command can be executed in the first state, because the goal can never be reached or "
+                f"something that every action needs is missing. {REMEDY}"
+            )
         _, separator, observation = introduction.partition("\n\n")
         if not separator:
             raise EnvironmentFault(
-                f"{spec.task_id}: the introduction has no welcome line: {introduction[:80]!r}; expected "
+                f"{self._game}: the introduction has no welcome line: {introduction[:80]!r}; expected "
                 "'-= Welcome to TextWorld, ALFRED! =-', an empty line, the room. Check the game's grammar."
             )
-        return observation.strip(), self._info(valid=True, won=False)
+        return observation.strip(), info
 
     def step(self, action: str) -> StepResult:
         """Execute one command, after `normalise_action`; an unknown one gets "Nothing happens."."""
-        feedback, valid = self._engine.step(normalise_action(action))
-        won = self._engine.won()
-        return feedback.strip(), float(won), won, False, self._info(valid=valid, won=won)
+        with self._named():
+            feedback, valid = self._engine.step(normalise_action(action))
+            won = self._engine.won()
+            return feedback.strip(), float(won), won, False, self._info(valid=valid, won=won)
 
     def snapshot(self) -> Snapshot:
         """Return the current state, valid until the next `reset` (2 KB; copies nothing)."""
@@ -142,6 +158,24 @@ class AlfworldEnv(TextEnv):
     def close(self) -> None:
         """Free the engine; calling it twice is fine."""
         self._engine.close()
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Name the game in whatever the engine raises on it, as an EnvironmentFault.
+
+        A game is a program: its grammar holds Python expressions, and its domain says what the engine computes. So a
+        damaged one can end in any exception there is. What the operating system refuses is not the game's fault.
+        """
+        try:
+            yield
+        except EnvironmentFault as error:
+            raise EnvironmentFault(f"{self._game}: {error}") from error
+        except (QlassError, OSError, MemoryError):
+            raise
+        except Exception as error:
+            raise EnvironmentFault(
+                f"{self._game}: the engine cannot play it ({brief(error)}); expected is a game of ALFWorld. {REMEDY}"
+            ) from error
 
     def _info(self, *, valid: bool, won: bool) -> Info:
         names = self._engine.admissible_commands() if self._admissible else []

@@ -10,8 +10,11 @@ from the tables of the wheel and our placement weights, not from THOR's physics.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
+import re
+import stat
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -32,6 +35,20 @@ TASK_AFFORDANCE = {
 }
 """What an object class must be for a task type."""
 
+GAME = "game.tw-pddl"
+"""Name of a game's file in the original download."""
+
+LARGEST = 64 * 1024**2
+"""Bytes of a game file at most; ALFRED's have less than one million."""
+
+REMEDY = (
+    "Download it again (alfworld-download), or move its folder out of the data folder and run the stage expert again: "
+    "the panels are then made without it"
+)
+"""What to do about a game that is damaged."""
+
+_TEXTS = ("pddl_domain", "pddl_problem", "grammar")
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 # Tuned to the objects per receptacle in 18 published ReAct prompts of real games: countertop 6.1, diningtable 8.1,
 # sidetable 3.6, desk 7.0, sinkbasin 2.3, shelf 1.3, closed ones 1.4 with 41 % empty.
 _WEIGHTS = {"CounterTop": 1.7, "DiningTable": 2.4, "CoffeeTable": 1.6, "Desk": 1.6, "Dresser": 1.5, "Bed": 1.3}
@@ -53,7 +70,8 @@ def load_game(key: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, A
     """Return the game of a TaskSpec's key.
 
     Args:
-        key: `{"source": "generated", ...}` or `{"source": "files", "path": ...}` relative to `json_2.1.1`.
+        key: `{"source": "generated", ...}` or `{"source": "files", "path": ..., "sha256": ...}`; the path is relative to
+            `json_2.1.1`, and the hash, where there is one, that of the file when the panel was made.
         options: settings of the environment; `data` is the folder that holds `json_2.1.1`.
 
     Raises:
@@ -62,28 +80,113 @@ def load_game(key: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, A
     if key.get("source") == "generated":
         return generate_game(key)
     if key.get("source") == "files":
-        return read_game(str(key["path"]), options)
+        return read_game(str(key["path"]), options, key.get("sha256"))
     raise EnvironmentFault(f"key={dict(key)!r}: source must be 'generated' or 'files'")
 
 
-def read_game(path: str, options: Mapping[str, Any]) -> dict[str, Any]:
+def origin(key: Mapping[str, Any], options: Mapping[str, Any]) -> str:
+    """Return what to call the game of a key in a message: its file, or how it was generated."""
+    if key.get("source") == "files" and options.get("data"):
+        return f"game {game_file(options, str(key['path']))}"
+    return f"game {dict(key)!r}"
+
+
+def game_file(options: Mapping[str, Any], path: str = "") -> Path:
+    """Return the file of a path relative to `json_2.1.1`, or that folder."""
+    return Path(str(options["data"])).expanduser() / "json_2.1.1" / path
+
+
+def read_game(path: str, options: Mapping[str, Any], sha256: str | None = None) -> dict[str, Any]:
     """Read one game of the original download.
 
+    Args:
+        path: relative to `json_2.1.1`.
+        options: settings of the environment.
+        sha256: what the file must hash to; None for any content.
+
     Raises:
-        EnvironmentFault: no data folder, no such file, a game that ALFWorld leaves out, or one without solution.
+        EnvironmentFault: no data folder, no such file, a damaged one or another one than before, a game that ALFWorld
+            leaves out, or one without solution.
     """
     if not options.get("data"):
         raise EnvironmentFault(f"game {path!r} needs options.data, the folder that `alfworld-download` filled")
     if "movable" in path or "Sliced" in path:
         raise EnvironmentFault(f"game {path!r}: ALFWorld leaves out movable receptacles and sliced objects")
-    file = Path(str(options["data"])) / "json_2.1.1" / path
-    try:
-        game: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise EnvironmentFault(f"game {file}: no such file; run alfworld-download, or set options.data") from error
-    if not game.get("solvable"):
-        raise EnvironmentFault(f"game {file}: solvable={game.get('solvable')!r}; only solvable games can be played")
+    file = game_file(options, path)
+    game, found = parse_game(file)
+    if sha256 is not None and found != sha256:
+        raise EnvironmentFault(
+            f"game {file}: the file has changed since the panels were made: its sha256 is {found}, expected {sha256}. "
+            "Put the file back, or run the stage expert again: the panels are then made of what is there now"
+        )
+    if game is None:
+        raise EnvironmentFault(f"game {file}: solvable is false or missing; only solvable games can be played")
     return game
+
+
+def parse_game(file: Path) -> tuple[dict[str, Any] | None, str]:
+    """Return the game of a file, None where ALFWorld leaves it out as unsolvable, and the SHA-256 of the file.
+
+    Raises:
+        EnvironmentFault: the file cannot be read, or is no game; the message says what was found.
+    """
+    content = _content(file)
+    if not content:
+        raise _damaged(file, "found an empty file")
+    try:
+        game = json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise _damaged(file, f"found {len(content):,} bytes that are not JSON ({error})") from error
+    if not isinstance(game, dict):
+        raise _damaged(file, f"found {_kind(game)}, expected a JSON object")
+    solvable = game.get("solvable", False)  # old files may lack it, and ALFWorld leaves these out
+    if not isinstance(solvable, bool):
+        raise _damaged(file, f"solvable is {_kind(solvable)}, expected true or false")
+    for name in _TEXTS if solvable else ():
+        if name not in game:
+            raise _damaged(file, f"found no {name}, expected the keys solvable, {', '.join(_TEXTS)}")
+        text = game[name]
+        if not isinstance(text, str) or not text.strip():
+            raise _damaged(file, f"{name} is {_kind(text)}, expected a text")
+        if _NO_TEXT.search(text):
+            raise _damaged(file, f"{name} holds characters that no text has (NUL, or half of a surrogate pair)")
+    return game if solvable else None, hashlib.sha256(content).hexdigest()
+
+
+def brief(error: BaseException) -> str:
+    """Return an error in one line; parsers quote what they could not read, however long it is."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def _content(file: Path) -> bytes:
+    """Read a game file; what is no file is not waited for (a pipe never ends), and of a huge one nothing is read."""
+    try:
+        found = file.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise _damaged(file, "found something else than a file")
+        if found.st_size > LARGEST:
+            raise _damaged(file, f"found {found.st_size:,} bytes, expected at most {LARGEST:,}")
+        return file.read_bytes()
+    except FileNotFoundError as error:
+        link = f" (a link to {file.readlink()}, which is not there)" if file.is_symlink() else ""
+        raise EnvironmentFault(f"game {file}: no such file{link}. {REMEDY}") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise _damaged(file, f"it cannot be read ({error})") from error
+
+
+def _damaged(file: Path, found: str) -> EnvironmentFault:
+    return EnvironmentFault(f"game {file}: {found}. {REMEDY}")
+
+
+def _kind(value: object) -> str:
+    """Say what kind of JSON value something is."""
+    if isinstance(value, str) and not value.strip():
+        return "an empty text"
+    if value is None:
+        return "null"
+    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false"}
+    return names.get(type(value), "a number")
 
 
 def generate_game(key: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,19 +22,22 @@ from qlass.errors import DependencyNotInstalled
 
 _ELF64_LITTLE = b"\x7fELF\x02\x01"
 
+NAME_SIZE = 1024
+"""Bytes of the buffers into which fast-downward writes names, the final zero included; it does not look how long they are."""
+
 _idle: list[ctypes.CDLL] = []
 
 
 class Operator(ctypes.Structure):
     """One ground action, as `Operator_t` of fast-downward-textworld's interface.cc."""
 
-    _fields_ = (("id", ctypes.c_int), ("name", ctypes.c_char * 1024), ("effects", ctypes.c_int))
+    _fields_ = (("id", ctypes.c_int), ("name", ctypes.c_char * NAME_SIZE), ("effects", ctypes.c_int))
 
 
 class Atom(ctypes.Structure):
     """One fact, as `Atom_t` of fast-downward-textworld's interface.cc."""
 
-    _fields_ = (("name", ctypes.c_char * 1024),)
+    _fields_ = (("name", ctypes.c_char * NAME_SIZE),)
 
 
 @functools.lru_cache(maxsize=1)

@@ -91,12 +91,12 @@ def panels(options: Mapping[str, Any], split: str, seed: int) -> Iterator[TaskSp
         seed: chooses and orders games inside the split; it never moves a task to another split.
 
     Raises:
-        EnvironmentFault: unknown split, or a data folder without games.
+        EnvironmentFault: unknown split; or a data folder without games or with a damaged one.
     """
     if split not in SPLITS:
         raise EnvironmentFault(f"split={split!r} is unknown; allowed are {', '.join(SPLITS)}")
     if options.get("data"):
-        return _original(Path(str(options["data"])), split, seed)
+        return _original(options, split, seed)
     return _generated(split, seed)
 
 
@@ -189,13 +189,22 @@ def _choices(scene: int, category: str) -> list[Choice]:
     ]
 
 
-def _original(data: Path, split: str, seed: int) -> Iterator[TaskSpec]:
-    """Yield the games of the original download that ALFWorld would play."""
-    root = data / "json_2.1.1"
-    folders = sorted(path.parent for path in (root / _FOLDERS[split]).glob("*/*/game.tw-pddl"))
-    if not folders:
-        raise EnvironmentFault(f"{root / _FOLDERS[split]}: no game.tw-pddl below; run alfworld-download")
-    names = [folder.relative_to(root).as_posix() for folder in folders]
+def _original(options: Mapping[str, Any], split: str, seed: int) -> Iterator[TaskSpec]:
+    """Yield the games of the original download that ALFWorld would play.
+
+    A game that cannot be read is an error and not left out: panels are compared across machines, and must not shrink
+    because a disk is full or a download was cut.
+
+    Raises:
+        EnvironmentFault: there is no game, or a file is damaged; names it, and says how to go on.
+    """
+    root = games.game_file(options)
+    names = list(_folders(root, _FOLDERS[split]))
+    if not names:
+        raise EnvironmentFault(
+            f"{root / _FOLDERS[split]}: no {games.GAME} below; run alfworld-download, and set options.data to the folder "
+            "that holds json_2.1.1"
+        )
     if _FOLDERS[split] == "train":  # dev has no folder of its own
         ordered = sorted(names, key=lambda name: _fraction("dev", name))
         first_dev = len(ordered) - round(_DEV_SHARE * len(ordered))
@@ -205,16 +214,43 @@ def _original(data: Path, split: str, seed: int) -> Iterator[TaskSpec]:
     index = 0
     for name in names:
         category = categories.get(name.split("/")[1].split("-")[0])
-        if category and _is_playable(root, name):
-            yield _spec(split, index, category, {"source": "files", "path": f"{name}/game.tw-pddl"})
+        if not category or not _is_playable(root, name):
+            continue
+        path = f"{name}/{games.GAME}"
+        game, sha256 = games.parse_game(root / path)
+        if game is not None:
+            yield _spec(split, index, category, {"source": "files", "path": path, "sha256": sha256})
             index += 1
 
 
+def _folders(root: Path, folder: str) -> Iterator[str]:
+    """Yield the folders of games, as paths relative to the root, in alphabetical order."""
+    for task in _entries(root / folder):
+        for trial in _entries(root / folder / task):
+            if games.GAME in _entries(root / folder / task / trial):
+                yield f"{folder}/{task}/{trial}"
+
+
+def _entries(folder: Path) -> list[str]:
+    """Return the names in a folder, none for what is a file.
+
+    Raises:
+        EnvironmentFault: the folder cannot be read.
+    """
+    try:
+        return sorted(path.name for path in folder.iterdir())
+    except NotADirectoryError:
+        return []
+    except OSError as error:
+        raise EnvironmentFault(
+            f"{folder}: cannot be read ({error}); run alfworld-download, and set options.data to the folder that holds "
+            "json_2.1.1"
+        ) from error
+
+
 def _is_playable(root: Path, name: str) -> bool:
-    """Apply the filters of AlfredTWEnv.collect_game_files."""
-    if "movable" in name or "Sliced" in name or not (root / name / "traj_data.json").is_file():
-        return False
-    return bool(json.loads((root / name / "game.tw-pddl").read_text(encoding="utf-8")).get("solvable"))
+    """Apply the filters of AlfredTWEnv.collect_game_files, but for that of unsolvable games."""
+    return "movable" not in name and "Sliced" not in name and "traj_data.json" in _entries(root / name)
 
 
 def _fraction(*parts: object) -> float:

@@ -23,8 +23,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qlass.envs.alfworld.games import brief
 from qlass.envs.alfworld.grounding import ground
-from qlass.errors import EnvironmentFault
+from qlass.envs.alfworld.library import NAME_SIZE
+from qlass.errors import EnvironmentFault, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -97,7 +99,7 @@ def translate(domain: str, problem: str, *, stock: bool = False) -> Translation:
         stock: take fast-downward's own grounding also where ours would do.
 
     Raises:
-        EnvironmentFault: the texts are not PDDL that fast-downward understands.
+        EnvironmentFault: the texts are not PDDL that fast-downward understands, or their names are too long for it.
     """
     try:
         with _undisturbed():
@@ -110,9 +112,15 @@ def translate(domain: str, problem: str, *, stock: bool = False) -> Translation:
     # fast-downward's parser ends the process on bad input, and asserts.
     except (SystemExit, AssertionError, IndexError, KeyError, ValueError) as error:
         raise EnvironmentFault(
-            f"alfworld problem {problem.strip()[:60]!r}: fast-downward cannot read it ({type(error).__name__}: {error}); "
+            f"alfworld problem {problem.strip()[:60]!r}: fast-downward cannot read it ({brief(error)}); "
             "expected is a PDDL problem for ALFWorld's domain. Remove the game file or download it again."
         ) from error
+    longest = max(map(len, sas.encode().split(b"\n")))
+    if longest >= NAME_SIZE:
+        raise EnvironmentFault(
+            f"alfworld problem {problem.strip()[:60]!r}: a fact or an action has a name of {longest:,} bytes; "
+            f"fast-downward has room for {NAME_SIZE - 1:,}. Shorten the names of the objects."
+        )
     return Translation(
         sas=zlib.compress(sas.encode(), 6),
         types=[(t.name, list(t.supertype_names)) for t in task.types],
@@ -144,18 +152,24 @@ def _read(path: Path) -> Translation | None:
         return Translation(**{**record, "sas": sas})
     except FileNotFoundError:
         return None
-    except (zlib.error, ValueError, TypeError, KeyError) as error:
+    except (zlib.error, ValueError, TypeError, KeyError, OSError) as error:
         logger.warning("event=cache_unreadable file=%s error=%r action=translate_again", path, error)
         return None
 
 
 def _write(path: Path, translation: Translation) -> None:
     record = {**asdict(translation), "sas": base64.b64encode(translation.sas).decode()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Workers may translate the same problem at once: each writes a file of its own and renames it.
-    temporary = path.with_suffix(f".{uuid.uuid4().hex}.tmp")
-    temporary.write_bytes(zlib.compress(json.dumps(record, separators=(",", ":")).encode(), 6))
-    temporary.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Workers may translate the same problem at once: each writes a file of its own and renames it.
+        temporary = path.with_suffix(f".{uuid.uuid4().hex}.tmp")
+        temporary.write_bytes(zlib.compress(json.dumps(record, separators=(",", ":")).encode(), 6))
+        temporary.replace(path)
+    except OSError as error:
+        raise StorageError(
+            f"{path}: cannot write: {error}; make room, or name another folder for translated games: the option `cache` "
+            "of envs.alfworld.options, or the variable QLASS_CACHE"
+        ) from error
 
 
 def cached_translation(domain: str, problem: str, folder: Path) -> Translation:

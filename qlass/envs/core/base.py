@@ -44,6 +44,11 @@ class TextEnv(ABC):
     """A text environment. `snapshot` and `restore` make tree search cheap; engines without them are replayed.
 
     Rewards are outcome rewards: 0 until the last step of an episode.
+
+    A task that cannot be played is an `EnvironmentFault`, raised by `reset`, `step`, `snapshot` or `restore`: it costs
+    this one task, which counts as not solved, and the engine, which is closed. So an environment turns what its engine
+    raises on damaged data, or when it dies, into that error, which says what was found and what to do. Any other
+    exception is a bug and ends the stage.
     """
 
     @abstractmethod
@@ -85,12 +90,15 @@ class EnvDefinition:
         make_expert: builds an Expert from (spec, rng seed).
         instruction: the text of the system message.
         normalise_action: maps a written action to the form the engine executes; equal forms are equal actions.
-        label: how numbers on this environment are labelled wherever shown.
+        label: how numbers on this environment are labelled wherever shown; where options decide what is played (other
+            data, another engine), a function of the options. Read it by `label_of`.
         categories: all values of TaskSpec.category, in table order.
         splits: the splits that it has, of train, dev, test_seen and test_unseen, in table order.
         packages: distributions whose versions can change what it does; its stages run again when one of them changes.
         max_engines: engines that one process may hold at a time, at least 1 (a virtual machine each, say); None: as
             many as asked for.
+        published: says of options whether they play the very tasks of published results, of which the report then does
+            not say that they are others.
         replays: going back to another state costs a replay of the actions up to it (`qlass.envs.core.replay`), so branches
             are played one after the other.
 
@@ -104,12 +112,13 @@ class EnvDefinition:
     make_expert: Callable[[TaskSpec, int], Expert]
     instruction: str
     normalise_action: Callable[[str], str]
-    label: str
+    label: str | Callable[[Mapping[str, Any]], str]
     categories: tuple[str, ...]
     splits: tuple[str, ...] = ("train", "dev", "test_seen", "test_unseen")
     packages: tuple[str, ...] = ()
     max_engines: int | None = None
     replays: bool = False
+    published: Callable[[Mapping[str, Any]], bool] = lambda _: False
 
     def __post_init__(self) -> None:
         """Check the number of engines; see Raises."""
@@ -117,6 +126,10 @@ class EnvDefinition:
             raise EnvironmentFault(
                 f"environment {self.name}: max_engines is {self.max_engines}; allowed are 1 or more, or None (no limit)"
             )
+
+    def label_of(self, options: Mapping[str, Any]) -> str:
+        """Return how numbers are labelled that were made with these options (the mapping under `envs.<name>.options`)."""
+        return self.label if isinstance(self.label, str) else self.label(options)
 
 
 def package_text(package: str, name: str) -> str:

@@ -10,6 +10,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from qlass.envs.alfworld.engine import NOTHING_HAPPENS
+from qlass.envs.alfworld.games import brief
 from qlass.envs.alfworld.native.facts import NOT, Known, State
 from qlass.envs.alfworld.native.grammar import (
     Binding,
@@ -21,7 +22,7 @@ from qlass.envs.alfworld.native.grammar import (
     parse_text,
     render,
 )
-from qlass.envs.alfworld.native.pddl import Problem, parse_domain, parse_problem, unsupported
+from qlass.envs.alfworld.native.pddl import Problem, check_declared, parse_domain, parse_problem, unsupported
 from qlass.envs.alfworld.native.world import Operator, World
 from qlass.errors import EnvironmentFault
 
@@ -39,6 +40,7 @@ class Game:
             ValueError, KeyError, IndexError, SyntaxError: a text cannot be read.
         """
         read, posed = parse_domain(domain), parse_problem(problem)
+        check_declared(read, posed)
         self._grammar = Grammar(grammar)
         self._entities = _named_entities(posed)
         self._variables = {
@@ -158,8 +160,7 @@ class NativeEngine:
         except (IndexError, KeyError, SyntaxError, TypeError, ValueError) as error:
             raise EnvironmentFault(
                 f"alfworld problem {problem.strip()[:60]!r}: the native engine cannot read it, its domain or its grammar "
-                f"({type(error).__name__}: {error}); expected is a game of ALFWorld. Remove the game file or download it "
-                "again."
+                f"({brief(error)}); expected is a game of ALFWorld. Remove the game file or download it again."
             ) from error
 
     def reset(self) -> str:

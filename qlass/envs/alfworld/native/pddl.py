@@ -76,9 +76,10 @@ class Schema:
 
 @dataclass(frozen=True, eq=False)
 class Domain:
-    """Types (name -> parent) and actions."""
+    """Types (name -> parent), predicates (name -> number of arguments) and actions."""
 
     types: Typed
+    predicates: Mapping[str, int]
     schemas: tuple[Schema, ...]
 
     @cached_property
@@ -117,7 +118,8 @@ def parse_domain(text: str) -> Domain:
     extra = {section[0] for section in sections} - {"domain", ":requirements", ":types", ":predicates", ":functions"}
     if extra - {":action"}:
         raise unsupported(f"the domain has {', '.join(sorted(extra - {':action'}))}")
-    return Domain(_typed(_section(sections, ":types")), schemas)
+    predicates = {name: len(_typed(words)) for name, *words in _section(sections, ":predicates")}
+    return Domain(_typed(_section(sections, ":types")), predicates, schemas)
 
 
 def parse_problem(text: str) -> Problem:
@@ -133,6 +135,32 @@ def parse_problem(text: str) -> Problem:
     init = frozenset(tuple(fact) for fact in _section(sections, ":init") if fact[0] not in ("=", "not"))
     parts = goal[1:] if goal[0] == "and" else [goal]
     return Problem(_typed(_section(sections, ":objects")), init, tuple(_conjunct(part) for part in parts))
+
+
+def check_declared(domain: Domain, problem: Problem) -> None:
+    """Check that a problem speaks only of what is declared: as much of it as fast-downward and TextWorld do.
+
+    A fact of a predicate that the domain does not know is nobody's business.
+
+    Raises:
+        ValueError: names what is not declared.
+    """
+    kinds = {*domain.types, "object"}
+    clauses = [clause for conjunct in problem.goal for clause in conjunct.alternatives]
+    variables = [*(x.variables for x in problem.goal), *(x.variables for x in clauses)]
+    for name, kind in chain(problem.objects.items(), *(x.items() for x in variables)):
+        if kind not in kinds:
+            raise ValueError(f"{name!r} is of the type {kind!r}, which is not declared")
+    goals = [(x.predicate, *x.terms) for clause in clauses for x in clause.literals if x.predicate != "="]
+    for fact in goals:
+        if fact[0] not in domain.predicates:
+            raise ValueError(f"the goal has the predicate {fact[0]!r}, which is not declared")
+    for predicate, *arguments in (*goals, *sorted(problem.init)):
+        for name in arguments:
+            if not name.startswith("?") and name not in problem.objects:
+                raise ValueError(f"{predicate!r} is about {name!r}, which is not declared")
+        if len(arguments) != domain.predicates.get(predicate, len(arguments)):
+            raise ValueError(f"{predicate!r} has {len(arguments)} arguments, expected {domain.predicates[predicate]}")
 
 
 def _conjunct(expression: Expression) -> Conjunct:

@@ -64,6 +64,9 @@ class World:
             problem: objects, first state and goal.
             queried: predicates that the text grammar asks for, also such as `not_inreceptacle`.
             words: all words of the text grammar: the variables that it may ask for.
+
+        Raises:
+            ValueError: a part of the goal can never hold.
         """
         self.fluents = domain.fluents
         constants = {fact for fact in problem.init if fact[0] not in self.fluents}
@@ -83,7 +86,11 @@ class World:
         for fact in sorted(problem.init - constants):
             self.initial |= self.table.bit(fact)
             self._trigger(fact)
-        self._goal = [ways for conjunct in problem.goal for ways in self._required(conjunct)]
+        self._goal: list[list[tuple[State, State]]] = []
+        for ways in (ways for conjunct in problem.goal for ways in self._required(conjunct)):
+            if not any(all(self._possible(fact, problem.init) for fact in needs) for needs, _ in ways):
+                raise ValueError("the goal can never be reached")
+            self._goal.append([(self.table.bits(needs), self.table.bits(forbids)) for needs, forbids in ways])
 
     def applicable(self, state: State) -> list[Operator]:
         """Return the operators that can be executed in a state, in no particular order."""
@@ -165,17 +172,28 @@ class World:
             )
         return tuple(changes)
 
-    def _required(self, conjunct: Conjunct) -> Iterator[list[tuple[State, State]]]:
+    def _required(self, conjunct: Conjunct) -> Iterator[list[tuple[list[Fact], list[Fact]]]]:
         """Yield lists of which one way each must hold."""
         for names in product(*map(self.table.of_type, conjunct.variables.values())):
             values = dict(zip(conjunct.variables, names, strict=True))
             yield [way for clause in conjunct.alternatives for way in self._ways(clause.replace(values))]
 
-    def _ways(self, clause: Clause) -> Iterator[tuple[State, State]]:
-        """Yield the bits that must and must not be set, for every way in which a clause of the goal can hold."""
-        rule, bits = Rule(clause, self.fluents), self.table.bits
+    def _ways(self, clause: Clause) -> Iterator[tuple[list[Fact], list[Fact]]]:
+        """Yield the facts that must and must not hold, for every way in which a clause of the goal can hold."""
+        rule = Rule(clause, self.fluents)
         for row in self._joined(rule, rule.joins, rule.blank):
-            yield bits(x.fact(row) for x in rule.needs), bits(x.fact(row) for x in rule.forbids)
+            yield [x.fact(row) for x in rule.needs], [x.fact(row) for x in rule.forbids]
+
+    def _possible(self, fact: Fact, init: frozenset[Fact]) -> bool:
+        """Return whether a fact holds at first, or some action that the constant facts allow makes it true."""
+        if fact in init:
+            return True
+        for rule in (rule for rules in self._rules.values() for rule in rules):
+            for pattern in (x for outcome in rule.outcomes for x in outcome.adds if x.predicate == fact[0]):
+                start = self._unified(rule, pattern, fact, rule.blank)
+                if start is not None and next(self._joined(rule, rule.joins, start), None) is not None:
+                    return True
+        return False
 
     def _joined(self, rule: Rule, joins: list[Pattern], row: PartialRow) -> Iterator[Row]:
         """Yield every completion of a row under which the constant conditions hold."""
