@@ -31,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = load_all()
         dvcfiles.cells(root)
+        if "qlass" in settings.run.methods:
+            register.check(settings, root)
         parent = tracking.start_pipeline_run(root)
         os.environ[tracking.PARENT] = parent or ""
         os.environ.pop("MLFLOW_RUN_ID", None)  # would make every stage write into that run
