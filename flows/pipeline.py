@@ -22,6 +22,7 @@ from flows.shell import Commands
 from flows.stages import StageResult, plan_stages, run_program, run_stage
 from flows.summary import Row, publish, table_of
 from qlass.errors import SettingsError
+from tasks import register
 from tasks.experiments import tracking
 from tasks.pipeline import summary
 from tasks.project import dvcfiles, paths
@@ -68,10 +69,13 @@ def pipeline(
         PipelineError: a stage failed; those that do not depend on it were run.
     """
     root = project_root()
+    settings = load_all(root / paths.PARAMS)
+    registers = not targets and "qlass" in settings.run.methods
+    if registers:
+        register.check(settings, root)
     looking = look(root)
     plan = [stage for stage in plan_stages(root, targets or [], force) if stage.name not in looking]
     stages = [stage for stage in plan if stage.out_of_date]
-    registers = not targets and "qlass" in load_all(root / paths.PARAMS).run.methods
     return run_plan(root, plan, stages, max_parallel=max_parallel, registers=registers)
 
 

@@ -33,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         dvcfiles.check_project(root)
         leftovers.clear(root)
         dvcfiles.cells(root)
+        if "qlass" in settings.run.methods:
+            register.check(settings, root)
         parent = tracking.start_pipeline_run(root)
         os.environ[tracking.PARENT] = parent or ""
         os.environ.pop(identity.FLOW_RUN, None)  # of a flow run that this is not

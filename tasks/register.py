@@ -14,9 +14,9 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from qlass.errors import DataError, QlassError
+from qlass.errors import DataError, QlassError, StorageError
 from qlass.jsonl import read_json, write_json
-from tasks.experiments import card
+from tasks.experiments import card, store, tracking
 from tasks.experiments.contest import judge
 from tasks.experiments.registry import Registry, Version
 from tasks.playing.dev import METHOD, Dev
@@ -63,6 +63,23 @@ def register(env: str, settings: Settings, root: Path) -> Version:
         "register=%s version=%s alias=%s new=1 reason=%r", version.name, version.version, version.alias, verdict.reason
     )
     return version
+
+
+def check(settings: Settings, root: Path) -> None:
+    """Find out before a pipeline run what would keep its models from being registered after it.
+
+    Raises:
+        StorageError: MLflow's store is damaged, or something in it was deleted. A server that does not answer is none:
+            it may be back by then.
+    """
+    for env in settings.run.envs:
+        try:
+            Registry(f"qlass-{env}", settings.tracking.experiment, root).check()
+        except StorageError as error:
+            uri = tracking.tracking_uri(root)
+            if store.file_of(uri) or error.__cause__ is None:
+                raise
+            logger.warning("register=%s uri=%s error=%s; it is tried again after the stages", env, uri, error)
 
 
 def _copy_models(env: str, root: Path, folder: Path) -> Path:

@@ -8,6 +8,7 @@ Beside them a run names the process that writes it, by which a later process kno
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import subprocess
@@ -16,8 +17,13 @@ from pathlib import Path
 
 import psutil
 
+logger = logging.getLogger(__name__)
+
 FLOW_RUN = "QLASS_FLOW_RUN_ID"
 """Variable in which the flow gives its Prefect flow run id to the stages."""
+
+_GIT_S = 20.0
+"""Seconds in which git must answer; its tags are not worth a longer wait."""
 
 
 def identities(root: Path) -> dict[str, str]:
@@ -31,7 +37,7 @@ def identities(root: Path) -> dict[str, str]:
     if tags["git.commit"]:
         # What the pipeline itself writes does not make the code dirty.
         changes = _git(root, "status", "--porcelain", "--", ".", ":!dvc.lock", ":!data", ":!runs")
-        tags["git.dirty"] = "false" if changes == "" else "true"
+        tags["git.dirty"] = None if changes is None else str(changes != "").lower()
     return {name: value for name, value in tags.items() if value}
 
 
@@ -68,9 +74,28 @@ def _name(process: psutil.Process) -> str:
 
 
 def _git(root: Path, *arguments: str) -> str | None:
-    """Return what git prints, or None outside a repository or without git."""
+    """Return what git prints, or None outside a repository, without git, or where git does not answer in time."""
     try:
-        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=30, check=False)
-    except (OSError, subprocess.TimeoutExpired):
+        done = subprocess.run(
+            ["git", *arguments],
+            cwd=root,
+            # It looks and never asks, and errors are in English.
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_GIT_S,
+            check=False,
+            start_new_session=True,  # without a terminal, on which a helper of its could ask for a password
+        )
+    except OSError:  # no git here
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    except subprocess.TimeoutExpired:
+        said = f"no answer in {_GIT_S:.0f} s"
+    else:
+        if done.returncode == 0:
+            return os.fsdecode(done.stdout).strip()
+        said = os.fsdecode(done.stderr).strip()
+        if "not a git repository" in said:
+            return None
+    logger.warning("git=unknown command=%r error=%r; the run is tracked without its tags", arguments[0], said)
+    return None

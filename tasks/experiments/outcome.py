@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
+from qlass.errors import DataError
 from qlass.jsonl import read_json
 from tasks.project import dvcfiles, paths
+
+logger = logging.getLogger(__name__)
 
 
 def stage_rows(root: Path, ran: set[str] | None) -> list[dict[str, Any]]:
@@ -30,10 +34,12 @@ def stage_rows(root: Path, ran: set[str] | None) -> list[dict[str, Any]]:
 
 
 def pointed_run(pointer: Path) -> str | None:
-    """Return the run id in a pointer file; None where there is none, or tracking was down."""
-    if not pointer.exists():
+    """Return the run id in a pointer file; None where there is none, tracking was down, or the file is damaged."""
+    try:
+        run_id = read_json(pointer).get("run_id") if pointer.exists() else None
+    except DataError as error:
+        logger.warning("pointer=%s error=%s; the stage is listed without its run", pointer, error)
         return None
-    run_id = read_json(pointer).get("run_id")
     return str(run_id) if run_id else None
 
 

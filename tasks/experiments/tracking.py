@@ -7,19 +7,20 @@ runs up. The store is SQLite in the repository unless MLFLOW_TRACKING_URI says o
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import logging
 import os
+import shlex
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec
 
+from qlass.errors import QlassError, StorageError
 from qlass.jsonl import write_json
+from tasks.experiments import store
 from tasks.experiments.identity import identities, is_dead, process_tags
 from tasks.project import paths, variables
 
@@ -42,34 +43,76 @@ _FLUSH_COUNT, _FLUSH_S = 500, 5.0
 
 def tracking_uri(root: Path | None = None) -> str:
     """Return MLFLOW_TRACKING_URI, or the SQLite store of the repository as an absolute address."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(root or paths.repository()).resolve() / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or store.address(_own(root))
+
+
+def _own(root: Path | None) -> Path:
+    """Return the SQLite store of the repository."""
+    return (root or paths.repository()).resolve() / store.NAME
 
 
 def connect(root: Path | None = None) -> MlflowClient:
-    """Return a client; the first one of a repository creates the SQLite store (about 8 s), one process at a time."""
+    """Return a client; the first one of a repository creates the SQLite store (about 8 s), one process at a time.
+
+    The store of a project that was copied or moved is brought to its new place before.
+
+    Raises:
+        StorageError: the store is damaged, read-only, of another version of MLflow, or lies in a folder that MLflow
+            cannot name.
+    """
     variables.apply(root)
     import mlflow
+    from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # the traceback of what it then raises
     logging.getLogger("alembic").setLevel(logging.WARNING)
     uri = tracking_uri(root)
-    mlflow.set_tracking_uri(uri)
-    with _one_at_a_time(uri):
-        client = mlflow.MlflowClient(uri)
+    database = store.file_of(uri)
+    with store.named_faults(database), store.locked(database):
+        if database == _own(root):
+            store.check_name(database)
+            store.settle(database)
+        given = os.environ.get("MLFLOW_TRACKING_URI")
+        mlflow.set_tracking_uri(store.reached(uri))
+        # MLflow sets the variable, and what we start later would take our default for the user's choice.
+        if given is None:
+            os.environ.pop("MLFLOW_TRACKING_URI", None)
+        else:
+            os.environ["MLFLOW_TRACKING_URI"] = given
+        _artifact_repos_cache.clear()  # by run: that of another store may be a copy of this one's
+        client = mlflow.MlflowClient(store.reached(uri))
         client.search_experiments(max_results=1)
     return client
 
 
 def experiment_id(client: MlflowClient, name: str, root: Path | None = None) -> str:
-    """Return the id of an experiment, created where missing; artifacts of a local store lie in `<root>/mlruns`."""
+    """Return the id of an experiment, created where missing; a SQLite store has its artifacts beside it, in `mlruns`.
+
+    Raises:
+        StorageError: somebody deleted it, or it keeps artifacts in a place that is not there.
+    """
     uri = tracking_uri(root)
-    with _one_at_a_time(uri):
+    database = store.file_of(uri)
+    with store.locked(database):
         found = client.get_experiment_by_name(name)
-        if found is not None:
-            return str(found.experiment_id)
-        local = (root or paths.repository()).resolve() / "mlruns" / name if uri.startswith("sqlite") else None
-        return str(client.create_experiment(name, artifact_location=local.as_uri() if local else None))
+        if found is None:
+            local = store.artifacts(database, name) if database else None
+            return str(client.create_experiment(name, artifact_location=local))
+    if found.lifecycle_stage != "active":
+        raise StorageError(
+            f"MLflow at {uri}: the experiment {name!r} was deleted, so nothing can be logged or registered there; restore "
+            f"it: `MLFLOW_TRACKING_URI={shlex.quote(uri)} mlflow experiments restore --experiment-id "
+            f"{found.experiment_id}`, or name another one in tracking.experiment of params.yaml"
+        )
+    place = store.local_path(found.artifact_location)
+    if database and place and not place.is_relative_to(database.parent) and not place.parent.exists():
+        raise StorageError(
+            f"{database}: the experiment {name!r} keeps its artifacts in {place}, and there is no {place.parent} here; "
+            "bring that folder back (is its disk mounted?), or name another experiment in tracking.experiment of "
+            "params.yaml"
+        )
+    return str(found.experiment_id)
 
 
 def _best_effort(
@@ -103,7 +146,8 @@ class Tracker:
 
     def give_up(self, error: Exception) -> None:
         """Stop logging, and say why."""
-        logger.warning("tracking=down uri=%s error=%r; the stage goes on without", tracking_uri(), error)
+        said = str(error) if isinstance(error, QlassError) else repr(error)
+        logger.warning("tracking=down uri=%s error=%s; the stage goes on without", tracking_uri(), said)
         self.client = None
 
     @_best_effort
@@ -111,7 +155,7 @@ class Tracker:
         """Log settings; nested mappings get dotted names."""
         from mlflow.entities import Param
 
-        flat = [Param(name, str(value)[:6000]) for name, value in flatten(values, ".").items()]
+        flat = [Param(name, _text(value)[:6000]) for name, value in flatten(values, ".").items()]
         for start in range(0, len(flat), 100):  # MLflow's limit per call
             self.client.log_batch(self.run_id, params=flat[start : start + 100])
 
@@ -120,7 +164,7 @@ class Tracker:
         """Set tags; None is left out."""
         from mlflow.entities import RunTag
 
-        tags = [RunTag(name, str(value)[:8000]) for name, value in values.items() if value is not None]
+        tags = [RunTag(name, _text(value)[:8000]) for name, value in values.items() if value is not None]
         self.client.log_batch(self.run_id, tags=tags)
 
     @_best_effort
@@ -136,6 +180,13 @@ class Tracker:
             self._flush()
 
     @_best_effort
+    def results(self, root: Path) -> None:
+        """Log what the evaluations of a pipeline run measured."""
+        from tasks.experiments.outcome import result_metrics
+
+        self.metrics(result_metrics(root))
+
+    @_best_effort
     def dataset(self, path: str, digest: str, context: str = "input") -> None:
         """Name a file or folder that was read, with its DVC hash."""
         from mlflow.data.dataset_source_registry import resolve_dataset_source
@@ -144,7 +195,7 @@ class Tracker:
 
         with warnings.catch_warnings():  # MLflow registers its reader of local files twice, and says so each time
             warnings.simplefilter("ignore", UserWarning)
-            source = resolve_dataset_source(str(paths.repository() / path))
+            source = resolve_dataset_source(_text(paths.repository() / path))
         data = MetaDataset(source=source, name=path, digest=digest[:36])._to_mlflow_entity()  # type: ignore[abstract]
         self.client.log_inputs(self.run_id, [DatasetInput(data, [InputTag("mlflow.data.context", context)])])
 
@@ -177,7 +228,7 @@ class Tracker:
         """Log CPU, memory, disk and GPU use every 10 s until `finish`."""
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-        self._monitor = SystemMetricsMonitor(self.run_id, tracking_uri=tracking_uri())  # type: ignore[no-untyped-call]
+        self._monitor = SystemMetricsMonitor(self.run_id, tracking_uri=self.client.tracking_uri)  # type: ignore[no-untyped-call]
         self._monitor.start()
 
     def finish(self, status: Status = "FINISHED") -> None:
@@ -240,9 +291,10 @@ def create_run(
     if parent:
         all_tags["mlflow.parentRunId"] = parent
     client = connect(root)
-    experiment_key = experiment_id(client, experiment, root)
-    _close_dead(client, experiment_key, root)
-    run = client.create_run(experiment_key, run_name=name, tags={key: str(tag) for key, tag in all_tags.items()})
+    with store.named_faults(store.file_of(tracking_uri(root))):
+        experiment_key = experiment_id(client, experiment, root)
+        _close_dead(client, experiment_key, root)
+        run = client.create_run(experiment_key, run_name=name, tags={key: _text(tag) for key, tag in all_tags.items()})
     return Tracker(client, experiment_key, str(run.info.run_id))
 
 
@@ -275,10 +327,14 @@ def finish_pipeline_run(root: Path, run_id: str | None, status: Status = "FINISH
         One row per stage in `dvc.lock`: {"stage", "status": "ran" | "reused" | "unknown", "run_id", "dvc_lock"}; the
         run is the one that produced the outputs, whenever that was.
     """
-    from tasks.experiments.outcome import result_metrics, stage_rows
+    from tasks.experiments.outcome import stage_rows
 
     tracker = _reopen(root, run_id)
-    rows = stage_rows(root, _children(tracker))
+    try:
+        rows = stage_rows(root, _children(tracker))
+    except (OSError, QlassError) as error:  # params.yaml was edited meanwhile, say: the work is done all the same
+        logger.warning("stages=unknown error=%r", error)
+        rows = []
     for row in rows:
         Tracker(tracker.client if row["run_id"] else None, tracker.experiment, row["run_id"]).tags(
             {"dvc.lock": row["dvc_lock"], "dvc.stage": row["stage"]}
@@ -286,7 +342,7 @@ def finish_pipeline_run(root: Path, run_id: str | None, status: Status = "FINISH
     tracker.table(rows, "stages.json")
     logged = [paths.PARAMS, paths.DVC_LOCK]
     if status == "FINISHED":  # else the results that lie there are those of an earlier run
-        tracker.metrics(result_metrics(root))
+        tracker.results(root)
         logged.append(paths.REPORT / "results.md")
     for path in logged:
         if (root / path).exists():
@@ -296,9 +352,13 @@ def finish_pipeline_run(root: Path, run_id: str | None, status: Status = "FINISH
 
 
 def ui_command(root: Path) -> str:
-    """Return the command, or the address, that shows the runs."""
+    """Return the command, for a shell, or the address that shows the runs."""
     uri = tracking_uri(root)
-    return uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
+    if uri.startswith("http"):
+        return uri
+    if store.reached(uri) == uri:
+        return f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
+    return f"cd {shlex.quote(str(_own(root).parent))} && mlflow ui --backend-store-uri sqlite:///{store.NAME}"
 
 
 def _reopen(root: Path, run_id: str | None) -> Tracker:
@@ -377,17 +437,11 @@ def flatten(values: Mapping[str, Any], joint: str) -> dict[str, Any]:
     return flat
 
 
+def _text(value: object) -> str:
+    """Return a value as text that a database takes: a file name that is not UTF-8 is no such text."""
+    return str(value).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def _metric_name(name: str) -> str:
     """Replace what MLflow does not allow in the name of a metric."""
     return "".join(c if c.isalnum() or c in "_-. /" else "_" for c in name)
-
-
-@contextlib.contextmanager
-def _one_at_a_time(uri: str) -> Iterator[None]:
-    """Hold a lock beside a SQLite store: two processes that both create its tables would break it."""
-    if not uri.startswith("sqlite:///"):
-        yield
-        return
-    with Path(uri.removeprefix("sqlite:///") + ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -15,8 +16,9 @@ import pytest
 
 from qlass.jsonl import read_json
 from tasks import pipeline
-from tasks.experiments import tracking
+from tasks.experiments import registry, store, tracking
 from tasks.project import dvcfiles, paths
+from tests.tasks.test_store import ODD
 
 SMALL = {
     "envs.corridor.panel": {"train": 12, "dev": 3, "test_seen": 4, "test_unseen": 4},
@@ -127,6 +129,36 @@ def test_the_whole_pipeline_runs_and_reuses(small: Path, params: Params, capsys:
     assert {key for key, run in pointers(small).items() if run != first[key]} == {
         str(small / paths.run_pointer("report"))
     }
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_whole_pipeline_runs_in_a_folder_of_any_name(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = small / ODD
+    place.mkdir()
+    for path in [path for path in small.iterdir() if path != place]:
+        path.rename(place / path.name)
+    monkeypatch.chdir(place)
+    monkeypatch.delenv("PYTHONPATH")  # a list with colons
+    done = subprocess.run([sys.executable, "-m", "tasks.pipeline"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "tracking=down" not in done.stderr
+    assert "qlass-corridor version 1 (champion)" in done.stdout
+    assert [str(out) for cell in dvcfiles.cells(place) for out in cell.outs if not (place / out).exists()] == []
+    client = tracking.connect(place)
+    for path, run_id in pointers(place).items():
+        folder = store.local_path(client.get_run(run_id).info.artifact_uri)
+        assert folder is not None
+        assert folder.is_relative_to(place / "mlruns")
+        assert {item.name for item in folder.iterdir()} == {item.path for item in client.list_artifacts(run_id)}, path
+    registered = registry.Registry("qlass-corridor", "qlass", place)
+    champion = registered.champion()
+    assert champion is not None
+    assert (registered.files(champion, place / "fetched") / "policy" / "config.json").exists()
+    (line,) = re.findall("^runs: +(.*)$", done.stdout, re.MULTILINE)
+    shown = shlex.split(line)
+    assert shown == ["cd", str(place), "&&", "mlflow", "ui", "--backend-store-uri", "sqlite:///mlflow.db"]
+    assert list(small.iterdir()) == [place]
 
 
 @pytest.mark.slow
