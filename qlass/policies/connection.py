@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 from urllib.parse import quote
 from urllib.request import getproxies_environment, proxy_bypass
@@ -80,7 +81,11 @@ class Connection:
         self.proxied_by, proxy = _proxy(httpx, self._url)
         # With a transport of its own a client looks for no proxy itself: it would stumble over one for other servers.
         transport = httpx.HTTPTransport(verify=verify, limits=limits, proxy=proxy)
-        self._client = httpx.Client(base_url=self._url, headers=headers, timeout=timeout_s, transport=transport)
+        # No cookie is kept: httpx cannot send all those that it takes, and requests should not depend on each other.
+        cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))
+        self._client = httpx.Client(
+            base_url=self._url, headers=headers, cookies=cookies, timeout=timeout_s, transport=transport
+        )
         self.where = str(self._client.base_url.copy_with(userinfo=b""))
 
     def close(self) -> None:

@@ -228,6 +228,16 @@ def test_answers_that_are_cut(raw: RawServer, answer: bytes, found: str) -> None
     assert raw.requests == 3
 
 
+def test_cookies_are_not_kept(raw: RawServer) -> None:
+    """httpx takes one that it cannot send: the next request would end with its UnicodeEncodeError."""
+    raw.answer = f"HTTP/1.1 200 OK\r\nSet-Cookie: a=\u0080\r\nSet-Cookie: b=c\r\n\r\n{GO}".encode("latin-1")
+    settings = {**SETTINGS, "base_url": raw.url, "logprobs": False}
+    with closing(ServerPolicy(ServerSettings(**settings), str.lower)) as policy:
+        for _ in range(2):
+            policy.propose([Propose((Message("user", "cell 1"),), (1,), 0.7)])
+    assert raw.requests == 2
+
+
 def test_a_reset(raw: RawServer) -> None:
     raw.reset = True
     with pytest.raises(Busy, match="ReadError"):
