@@ -139,7 +139,7 @@ class Proposal(Record):
         action: parsed and normalised action; equal actions are the same edge in a tree.
         valid: False when no action could be parsed; `action` is then the stripped reply.
         tokens: generated tokens, the end-of-turn token included.
-        logprob: sum of the natural-log probabilities of those tokens at temperature 1.
+        logprob: sum of the natural-log probabilities of those tokens at temperature 1 (0.0 where a server is not asked).
     """
 
     text: str
@@ -181,7 +181,7 @@ class Node(Record):
         depth: actions from the root, the root's children have depth 1.
         step: what was executed here.
         origin: who chose the action: expert, expansion (a sampled sibling) or rollout.
-        logprob: log probability of the sampled reply (0.0 for expert steps).
+        logprob: log probability of the sampled reply (0.0 for expert steps, and where a server is not asked for it).
     """
 
     node_id: int

@@ -17,7 +17,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
+from urllib.parse import quote
 from urllib.request import getproxies_environment, proxy_bypass
 
 from qlass.errors import DependencyNotInstalled, SettingsError
@@ -70,14 +72,20 @@ class Connection:
         self._httpx = httpx = _import_httpx()
         self._url = _checked_url(httpx, base_url)
         self._timeout_s, key = timeout_s, _api_key(api_key_env)
-        self._secrets = [secret for secret in (key, self._url.password) if secret]
+        # As they are, and as they may stand in JSON and in an address.
+        secrets = [secret for secret in (key, self._url.password) if secret]
+        self._secrets = [form for one in secrets for form in (one, json.dumps(one)[1:-1], quote(one, safe=""))]
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         verify = _certificates(httpx)
         self.proxied_by, proxy = _proxy(httpx, self._url)
         # With a transport of its own a client looks for no proxy itself: it would stumble over one for other servers.
         transport = httpx.HTTPTransport(verify=verify, limits=limits, proxy=proxy)
-        self._client = httpx.Client(base_url=self._url, headers=headers, timeout=timeout_s, transport=transport)
+        # No cookie is kept: httpx cannot send all those that it takes, and requests should not depend on each other.
+        cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))
+        self._client = httpx.Client(
+            base_url=self._url, headers=headers, cookies=cookies, timeout=timeout_s, transport=transport
+        )
         self.where = str(self._client.base_url.copy_with(userinfo=b""))
 
     def close(self) -> None:
@@ -108,7 +116,6 @@ class Connection:
                     raise Fault(Cause.NETWORK, f"ReadTimeout: not all of an answer within {self._timeout_s:g} s")
             found = bytes(content)
             for secret in self._secrets:
-                found = found.replace(json.dumps(secret)[1:-1].encode(), _HIDDEN.encode())
                 found = found.replace(secret.encode(), _HIDDEN.encode())
             location = self.hidden(response.headers.get("location", ""))
             return Received(response.status_code, found, location, wait_of(response.headers.get("retry-after", "")))
@@ -195,7 +202,10 @@ def _checked_url(httpx: Any, base_url: str) -> Any:
 
 def _check_host(url: Any) -> None:
     """Raise a ValueError for a host or port that the operating system would not take."""
-    if not url.host or "%20" in url.host or len(url.host.encode("idna")) > 253:
+    name = url.host.encode("idna").decode()
+    if ":" in name:
+        ipaddress.ip_address(name)
+    elif not re.fullmatch(r"[\w.-]{1,253}", name):
         raise ValueError("that is no name of a host")
     if url.port is not None and not 1 <= url.port <= 65535:
         raise ValueError(f"port {url.port} is not 1 to 65535")

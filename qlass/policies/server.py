@@ -53,13 +53,14 @@ class Server(Section):
     timeout_s: Seconds
     """Longest wait for one answer, and for a connection."""
     retries: Retries
-    """How often a request is sent again after 408, 429, 5xx or a broken connection."""
+    """How often a request is sent again after what may pass: 408, 429, most 5xx, an answer without choices, a broken
+    connection."""
     request_per_seed: bool
     """`true`: one request for each reply, so that a reply depends on its own seed only. `false`: one request with `n`
     replies, which is cheaper for the server; the replies then depend on the first seed and `n`."""
     logprobs: bool
-    """Whether log probabilities are asked for, which Best-of-N by likelihood and `qlass_adaptive` need; some hosted
-    APIs refuse that."""
+    """Whether log probabilities are asked for; then a reply without them is an error. `false`, for hosted APIs that
+    refuse: Best-of-N by likelihood is not measured, and `qlass_adaptive` runs with `prior: 0` only."""
     version: str
     """Version of the weights that are served, in your words; another one plays again what the server has played."""
 

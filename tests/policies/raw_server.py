@@ -7,11 +7,14 @@ import threading
 
 
 class RawServer:
-    """Answers each connection with `answer` once its request has come, then closes it, by a reset where told so."""
+    """Answers each connection with `answer` once its request has come, then closes it.
+
+    With `reset` it closes it by a reset instead; if `blind`, it answers whatever has come first.
+    """
 
     def __init__(self) -> None:
         self.answer = b""
-        self.reset = False
+        self.reset = self.blind = False
         self.requests = 0
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port = self._socket.getsockname()[1]
@@ -32,7 +35,7 @@ class RawServer:
         peer.settimeout(5)
         received = b""
         try:
-            while b"\r\n\r\n" not in received:
+            while b"\r\n\r\n" not in received and not (self.blind and received):
                 received += peer.recv(65536) or b"\r\n\r\n"
             head, _, body = received.partition(b"\r\n\r\n")
             length = next(
