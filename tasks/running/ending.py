@@ -96,7 +96,8 @@ def _start_guard(closing_s: float) -> int:
 def _guard(closing_s: float) -> None:
     """Wait for signals of the parent on standard input, then for its end, and kill it when it takes too long."""
     parent = os.getppid()
-    first, deadline, number, taken = 0.0, None, 0, False
+    first, number, taken = 0.0, 0, False
+    deadline: float | None = None
     while deadline is None or time.monotonic() < deadline:
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
         if not select.select([0], [], [], left)[0]:

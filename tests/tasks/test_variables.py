@@ -2,9 +2,12 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -103,6 +106,23 @@ def test_traces_go_into_the_run_whatever_a_cluster_collects(project: Path, monke
     assert found.name == "qlass"
     traces = client.search_traces(locations=[found.experiment_id], include_spans=False)
     assert len(traces) == 1
+
+
+@pytest.mark.slow
+def test_no_result_depends_on_the_order_of_hashes(project: Path, params: Callable[[dict[str, Any]], None]) -> None:
+    params({"recipes.sft.trajectories": 2, "recipes.sft.epochs": 1})
+    shutil.copytree(REPOSITORY / "models", project / "models")
+    found = []
+    for seed in ("1", "77"):
+        env = clean_environment() | {"PYTHONHASHSEED": seed, "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+        for stage in ("source", "base", "expert corridor", "train corridor sft"):
+            command = [sys.executable, "-m", f"tasks.stages.{stage.partition(' ')[0]}", *stage.split()[1:]]
+            subprocess.run(command, cwd=project, env=env, check=True)
+        files = sorted(path for path in (project / "data").rglob("*") if path.is_file())
+        found.append({str(path.relative_to(project)): path.read_bytes() for path in files})
+        shutil.rmtree(project / "data")
+    assert found[0] == found[1]
+    assert len(found[0]) > 8
 
 
 def rows(heading: str) -> list[list[str]]:
