@@ -18,6 +18,18 @@ TOKENIZERS: tuple[frozenset[str], ...] = tuple(
 )
 """Any of these makes a tokenizer; without one, transformers builds an empty one and says nothing."""
 
+QUANTISED = (
+    "allowed: weights that are not quantised, because they are trained on; take the model that this one was made from (its "
+    "name mostly lacks the ending, as in -AWQ, -GPTQ, -bnb-4bit)"
+)
+"""What to do about quantised weights."""
+
+GGUF = (
+    "allowed: safetensors. GGUF holds quantised weights, which cannot be trained on; take the model in safetensors that it "
+    "was made from"
+)
+"""What to do about GGUF files."""
+
 _POINTER = b"version https://git-lfs"
 _AGAIN = "fetch the file again and compare its size with the one at its source"
 
@@ -47,6 +59,8 @@ def check_files(folder: Path, names: Collection[str] | None = None) -> None:
     for name in sorted(found):
         if "/" not in name and name.endswith((".json", ".model", ".safetensors")) and (folder / name).is_file():
             _check_content(folder / name)
+    if quantised := sorted(found & {"quantize_config.json", "quant_config.json"}):
+        raise ModelMismatch(f"{folder}: found {quantised[0]}; {QUANTISED}")
     _check_weights(folder, found)
     if not any(wanted <= found for wanted in TOKENIZERS):
         raise ModelMismatch(
@@ -78,6 +92,11 @@ def _names(folder: Path) -> set[str]:
 
 def _merge(folder: Path) -> str:
     """Say how an adapter becomes a whole model."""
+    if (folder / "pointer.json").is_file():  # one of ours, whose base is named relative to it
+        return (
+            f'allowed: a whole model. Merge it: `model, tokenizer = qlass.models.folders.load_policy(Path("{folder}"))`, then '
+            "`model.save_pretrained(NEW)` and `tokenizer.save_pretrained(NEW)`, and set base.source to NEW"
+        )
     path = folder / "adapter_config.json"
     base = read_settings(path).get("base_model_name_or_path") if path.is_file() else None
     base = base or "BASE_MODEL"
@@ -120,13 +139,6 @@ def _kind(folder: Path, found: set[str]) -> str:
         f"no config.json, only {listed}; allowed: a folder in the layout of Hugging Face (config.json, {WEIGHTS}, "
         "tokenizer.json), as `model.save_pretrained(FOLDER)` and `tokenizer.save_pretrained(FOLDER)` write it"
     )
-
-
-GGUF = (
-    "allowed: safetensors. GGUF holds quantised weights, which cannot be trained on; take the model in safetensors that it "
-    "was made from"
-)
-"""What to do about GGUF files."""
 
 
 def _deepspeed(found: set[str]) -> bool:

@@ -129,7 +129,10 @@ def from_pretrained(auto_class: str, source: str, revision: str | None, dtype: t
         key: sorted(map(str, info.get(key) or ())) for key in ("missing_keys", "unexpected_keys", "mismatched_keys")
     }
     if any(problems.values()):
-        raise ModelMismatch(f"{source}: weights and config.json do not fit: {problems}")
+        raise ModelMismatch(
+            f"{source}: weights and config.json do not fit: {problems}; they are of different models, quantised, or not all here: "
+            "fetch the model again, or choose another"
+        )
     return cast("PreTrainedModel", model.eval())
 
 

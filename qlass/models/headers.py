@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qlass.errors import ModelMismatch, SettingsError
-from qlass.models.files import read_settings
+from qlass.models.files import QUANTISED, read_settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -68,10 +68,7 @@ def read_config(folder: Path) -> PreTrainedConfig:
     raw = read_settings(path)
     if quantised := raw.get("quantization_config"):
         method = quantised.get("quant_method", "unknown method") if isinstance(quantised, dict) else quantised
-        raise ModelMismatch(
-            f"{path}: quantization_config: found {method}; allowed: weights that are not quantised, because they are trained "
-            "on; take the model that this one was made from (its name mostly lacks the ending, as in -AWQ, -GPTQ, -bnb-4bit)"
-        )
+        raise ModelMismatch(f"{path}: quantization_config: found {method}; {QUANTISED}")
     try:
         # False: never run code that comes with a model, and never ask whether to.
         config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from qlass.errors import SettingsError
 from qlass.jsonl import write_json
 from qlass.models.files import check_files
 from qlass.models.sources import hub_headers, local_folder
@@ -22,9 +23,7 @@ def main(job: StageJob) -> None:
 
     base = job.settings.base
     preflight.check()
-    source = local_folder(base.source, base.revision)
-    if source is not None:
-        check_files(source)
+    source = model_folder(base.source, base.revision)
     headers = source or hub_headers(base.source, str(base.revision))
     engine = runs_models(job.settings)
     chat = check_headers(headers, chat_format=base.chat_format, max_length=base.max_length, engine=engine)
@@ -35,6 +34,25 @@ def main(job: StageJob) -> None:
     else:
         shutil.rmtree(paths.BASE_POLICY, ignore_errors=True)
         write_json(paths.BASE_POLICY / "pointer.json", {"source": base.source, "revision": base.revision})
+
+
+def model_folder(source: str, revision: str | None) -> Path | None:
+    """Return the folder that `base.source` names, a whole model as far as its files tell; None for a Hugging Face id.
+
+    Raises:
+        SettingsError: it names neither, or the folder that this stage writes.
+        ModelMismatch: the folder holds no whole model.
+    """
+    folder = local_folder(source, revision)
+    if folder is None:
+        return None
+    if folder.resolve() == paths.BASE_POLICY.resolve():
+        raise SettingsError(
+            f"{paths.PARAMS}: base.source: found {source!r}, where the stage `base` writes its copy; copy the folder to "
+            "models/NAME, and set base.source to that"
+        )
+    check_files(folder)
+    return folder
 
 
 def copy(source: Path, target: Path) -> None:

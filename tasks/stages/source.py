@@ -12,11 +12,9 @@ from typing import Any
 
 from qlass.errors import QlassError
 from qlass.jsonl import write_json
-from qlass.models.files import check_files
-from qlass.models.sources import local_folder
 from tasks.project import paths, settings
 from tasks.running import runner
-from tasks.stages.base import model_files
+from tasks.stages.base import model_files, model_folder
 
 ENDS = 1 << 20
 """Bytes at each end of a file that are read."""
@@ -29,10 +27,9 @@ def described(source: str, revision: str | None) -> dict[str, Any]:
         SettingsError: it is neither.
         ModelMismatch: the folder holds no whole model.
     """
-    folder = local_folder(source, revision)
+    folder = model_folder(source, revision)
     if folder is None:
         return {"revision": revision}
-    check_files(folder)
     return {"files": {file.name: [file.stat().st_size, _digest(file)] for file in model_files(folder)}}
 
 

@@ -13,6 +13,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+import qlass
 from qlass.errors import ModelMismatch
 from qlass.models.files import check_files
 from qlass.models.folders import load_policy, quiet_peft
@@ -109,6 +110,7 @@ def dangling(folder: Path) -> None:
         (renamed("model.safetensors", "model.fp16.safetensors"), "found weights as model.fp16.safetensors; allowed: model"),
         (sharded_without("model-00001-*"), "model.safetensors.index.json names 1 files that are missing: model-00001-of-"),
         (sharded_without("*.index.json"), "parts of weights without model.safetensors.index.json"),
+        (written("quantize_config.json", "{}"), "found quantize_config.json; allowed: weights that are not quantised"),
         (written("model.safetensors.index.json", "{}"), "index.json: found no weight_map"),
         (written("model.safetensors", LFS), "model.safetensors: found a pointer of Git LFS instead of the file; run `git lfs"),
         (written("tokenizer.json", LFS), "tokenizer.json: found a pointer of Git LFS instead of the file; run `git lfs pull`"),
@@ -170,6 +172,14 @@ def test_the_remedy_for_adapters_works(folder: Path, tmp_path: Path) -> None:
     check_files(tmp_path / "merged")
     shutil.copy(adapter / "adapter_config.json", folder)
     assert "found a LoRA adapter" in refusal(folder)
+
+
+def test_the_remedy_for_our_own_adapters_works(policy: Path, tmp_path: Path) -> None:
+    tiny.make_sft(policy, tmp_path, lora=tiny.LORA)
+    code = [line for line in refusal(tmp_path / "sft").split("`") if line.startswith("model")]
+    names = {"qlass": qlass, "Path": Path, "NEW": tmp_path / "merged"}
+    exec("\n".join([*code, "tokenizer.save_pretrained(NEW)"]), names)  # noqa: S102  what a user is told to run
+    check_files(tmp_path / "merged")
 
 
 def test_names_stand_for_files_that_are_not_there_yet(folder: Path) -> None:

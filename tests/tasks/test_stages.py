@@ -15,6 +15,7 @@ from qlass.envs.core.panels import build_panel, load_panel
 from qlass.errors import QlassError, ReplayDivergence
 from qlass.jsonl import read_json, read_records, write_json, write_records
 from qlass.labels import label_tree, read_labels
+from qlass.models.folders import load_policy
 from qlass.records import Cost, ExplorationTree, Node, Step, TaskSpec, Trajectory
 from tasks.playing import demonstrate
 from tasks.playing.episodes import searching
@@ -220,6 +221,8 @@ def test_a_hub_model_becomes_a_pinned_pointer(
     assert stage("base")[0] == 0
     pointer = {"source": "owner/name", "revision": "a1" * 20}
     assert read_json(project / paths.BASE_POLICY / "pointer.json") == pointer
+    model, _ = load_policy(project / paths.BASE_POLICY)
+    assert model.config.num_hidden_layers == 2, "what training reads"
     write_json(snapshot / "config.json", read_json(snapshot / "config.json") | {"hidden_act": "gelu"})
     code, log = stage("base")
     assert code == 7
@@ -237,6 +240,15 @@ def test_a_source_that_is_none_is_refused_first(project: Path, params: Params, t
         described(source, None)
     shutil.copytree(tiny_policy, project / "models" / "other", dirs_exist_ok=True)
     assert "model.safetensors" in described("models/other", None)["files"]
+
+
+def test_the_copy_is_no_source(project: Path, stage: Stage, tiny_policy: Path) -> None:
+    """DVC removes it before the stage runs, and `source` runs before that."""
+    shutil.copytree(tiny_policy, project / paths.BASE_POLICY)
+    with pytest.raises(
+        QlassError, match=r"base.source: found 'data/base/policy', where the stage `base` writes its copy"
+    ):
+        described(str(paths.BASE_POLICY), None)
 
 
 def test_a_folder_in_the_home_folder(
