@@ -15,6 +15,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.plan import PlannedStage, make_plan
 from qlass.errors import Busy
+from tasks.project import dvcfiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -152,7 +153,7 @@ def run_stage(stage: PlannedStage, commands: Commands, root: Path, env: Mapping[
     Raises:
         CommandError: the stage failed.
     """
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", stage.name]
+    command = [*dvcfiles.program(root), "--wait-for-lock", "repro", "--single-item", stage.name]
     outcomes: list[str] = []
 
     def on_line(line: str) -> None:
