@@ -8,6 +8,8 @@ EXTRAS ?= alfworld,dev
 ARGS ?=
 INSTALLED := .venv/.installed-$(EXTRAS)
 SMOKE := .work/smoke
+# Not by PATH, which a colon in the folder's name would cut, and relative: no character of that name reaches a shell.
+PY := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DO_NOT_TRACK ?= 1
 export MLFLOW_DISABLE_TELEMETRY ?= true
@@ -21,42 +23,43 @@ setup: $(INSTALLED)  ## install everything into .venv; nothing happens when noth
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@echo "installing into .venv: minutes the first time, seconds later"
-	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
-	python -m pip install -qq -c constraints.txt -e '.[$(EXTRAS)]'
+	@test -x $(PY) || $(PYTHON) -m venv .venv
+	$(PY) -m pip install -qq -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch '$@'
 
 run: setup  ## the pipeline: what is out of date runs, then the table of results; ARGS go to `dvc repro`
-	python -m tasks.pipeline $(ARGS)
+	$(PY) -m tasks.pipeline $(ARGS)
 
 smoke: setup  ## the pipeline in minutes: presets/smoke.yaml in a copy, .work/smoke; your data stays
 	@rm -rf $(SMOKE) && mkdir -p $(SMOKE)
 	@git ls-files -coz --exclude-standard | tar -c --null -T - --ignore-failed-read 2>/dev/null | tar -x -C $(SMOKE)
 	@rm -f $(SMOKE)/dvc.lock && printf '[core]\n    no_scm = true\n' > $(SMOKE)/.dvc/config.local
-	cp presets/smoke.yaml $(SMOKE)/params.yaml && cd $(SMOKE) && python -m tasks.pipeline $(ARGS)
+	cp presets/smoke.yaml $(SMOKE)/params.yaml && python="$$PWD/$(PY)" && cd $(SMOKE) && "$$python" -m tasks.pipeline $(ARGS)
 
 flow: setup  ## the same pipeline under Prefect (its own temporary server unless PREFECT_API_URL is set)
-	python -m flows.pipeline $(ARGS)
+	$(PY) -m flows.pipeline $(ARGS)
 
 params: setup  ## every setting with its value, unit, allowed values and meaning; one section: ARGS=explore
-	python -m tasks.params $(ARGS)
+	$(PY) -m tasks.params $(ARGS)
 
 ui: setup  ## MLflow's pages about all runs, at http://127.0.0.1:5000
-	mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" --host 127.0.0.1 $(ARGS)
+	@$(PY) -m tasks.experiments.store
+	$(PY) -m mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" --host 127.0.0.1 $(ARGS)
 
 bench: setup  ## speed against other ways to do the same work, as ratios; writes benchmarks/results/<date>.json
-	python -m benchmarks $(ARGS)
+	$(PY) -m benchmarks $(ARGS)
 
 test: setup  ## all tests but the slow ones
-	python -m pytest -m "not slow" $(ARGS)
+	$(PY) -m pytest -m "not slow" $(ARGS)
 
 test-all: setup  ## all tests
-	python -m pytest $(ARGS)
+	$(PY) -m pytest $(ARGS)
 
 lint: setup  ## style, types, and who may import whom
-	ruff check . && ruff format --check . && mypy && lint-imports
+	$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy && lint-imports
 
 format: setup  ## bring the code into shape
-	ruff check --fix . ; ruff format .
+	$(PY) -m ruff check --fix . ; $(PY) -m ruff format .
 
 clean:  ## remove working folders and caches; data, runs and .venv stay
 	rm -rf .work .torch_ext .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

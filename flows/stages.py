@@ -15,6 +15,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.plan import PlannedStage, make_plan
 from qlass.errors import Busy
+from tasks.project import dvcfiles
 from tasks.running import leftovers
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ def run_stage(stage: PlannedStage, commands: Commands, root: Path, env: Mapping[
         Busy: a stage runs that a killed DVC left.
     """
     leftovers.clear(root)  # once more: the DVC of another stage may have been killed meanwhile
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", stage.name]
+    command = [*dvcfiles.program(root), "--wait-for-lock", "repro", "--single-item", stage.name]
     outcomes: list[str] = []
 
     def on_line(line: str) -> None:

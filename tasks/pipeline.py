@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def repro(arguments: Sequence[str]) -> int:
     """Run `dvc repro`; it ends with all its stages when this process ends, in whatever way."""
-    return processes.run([sys.executable, "-m", "dvc", "repro", *arguments])
+    return processes.run([*dvcfiles.program(Path.cwd()), "repro", *arguments])
 
 
 def summary(root: Path, rows: Sequence[Mapping[str, Any]], *, results: bool = True) -> str:

@@ -299,3 +299,22 @@ def _remedy(database: Path, error: Exception) -> str:
             "install that (`pip install 'mlflow==...'`); there is no way back"
         )
     return ""
+
+
+def main() -> int:
+    """Bring the store of the working directory to its place, so that MLflow's pages (`make ui`) find its files."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    database = Path.cwd().resolve() / NAME
+    if os.environ.get("MLFLOW_TRACKING_URI", address(database)) != address(database) or not database.exists():
+        return 0
+    try:
+        with named_faults(database), locked(database):
+            settle(database)
+    except StorageError as error:
+        logger.error("%s", error)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

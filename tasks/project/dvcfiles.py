@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -196,6 +197,27 @@ def output_hashes(root: Path = Path()) -> dict[str, str]:
     """Return the MD5 that DVC recorded for each output path (`….dir` for a folder)."""
     entries = read_lock(root).values()
     return {out["path"]: out["md5"] for entry in entries for out in entry.get("outs", []) if "md5" in out}
+
+
+def program(root: Path) -> list[str]:
+    """Return the command that is `dvc` in a project."""
+    # DVC 3.67 puts the path of its cache into a format string (`dvc_data/hashfile/_progress.py`).
+    module = "tasks.project.dvcfiles" if set("{}") & set(str(root.resolve())) else "dvc"
+    return [sys.executable, "-m", module]
+
+
+def _main() -> int:
+    """Be `dvc`, in a project whose path has braces."""
+    from dvc.cli import main
+    from dvc_data.hashfile import _progress
+
+    first = _progress.QueryingProgress.__init__
+
+    def quoting(self: Any, *arguments: Any, name: str | None = None, **others: Any) -> None:
+        first(self, *arguments, name=name and name.replace("{", "{{").replace("}", "}}"), **others)
+
+    _progress.QueryingProgress.__init__ = quoting  # type: ignore[method-assign]
+    return int(main())
 
 
 def status(root: Path, targets: Sequence[str] = ()) -> list[StageStatus]:
@@ -436,3 +458,7 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         return
     for key, item in value.items():
         yield from _leaves(item, f"{name}.{key}" if name else str(key))
+
+
+if __name__ == "__main__":
+    raise SystemExit(_main())

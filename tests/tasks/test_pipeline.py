@@ -150,7 +150,9 @@ def test_the_whole_pipeline_runs_in_a_folder_of_any_name(small: Path, monkeypatc
         folder = store.local_path(client.get_run(run_id).info.artifact_uri)
         assert folder is not None
         assert folder.is_relative_to(place / "mlruns")
-        assert {item.name for item in folder.iterdir()} == {item.path for item in client.list_artifacts(run_id)}, path
+        written = {item.name for item in folder.iterdir()} if folder.exists() else set()  # `base` has no small outputs
+        assert written == {item.path for item in client.list_artifacts(run_id)}, path
+        assert bool(written) == ("base" not in path)
     registered = registry.Registry("qlass-corridor", "qlass", place)
     champion = registered.champion()
     assert champion is not None
