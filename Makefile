@@ -31,6 +31,8 @@ run: setup  ## the pipeline: what is out of date runs, then the table of results
 	$(PY) -m tasks.pipeline $(ARGS)
 
 smoke: setup  ## the pipeline in minutes: presets/smoke.yaml in a copy, .work/smoke; your data stays
+	@git rev-parse --git-dir >/dev/null 2>&1 || { echo "make smoke copies what git knows, and here is no git;" \
+	  "run: git init && git add --all && git commit --message start"; exit 2; }
 	@rm -rf $(SMOKE) && mkdir -p $(SMOKE)
 	@git ls-files -coz --exclude-standard | tar -c --null -T - --ignore-failed-read 2>/dev/null | tar -x -C $(SMOKE)
 	@rm -f $(SMOKE)/dvc.lock && printf '[core]\n    no_scm = true\n' > $(SMOKE)/.dvc/config.local

@@ -24,7 +24,7 @@ from typing import Any
 import psutil
 
 from qlass.errors import Busy, DataError
-from tasks.project import paths
+from tasks.project import dvcfiles, paths
 from tasks.running import ending, resume
 
 logger = logging.getLogger(__name__)
@@ -228,8 +228,8 @@ def _has_dvc(pid: int) -> bool:
 
 
 def _is_dvc(process: psutil.Process) -> bool:
-    """Say whether a process is the program `dvc`, also as `python -m dvc`."""
+    """Say whether a process is the program `dvc`, also as `python -m dvc` and as `tasks.project.dvcfiles.program`."""
     try:
-        return any(Path(word).name == "dvc" for word in process.cmdline()[:4])
+        return any(Path(word).name in ("dvc", dvcfiles.__name__) for word in process.cmdline()[:4])
     except psutil.Error:
         return False
