@@ -169,7 +169,7 @@ def _main() -> int:
     from dvc.cli import main
     from dvc_data.hashfile import _progress
 
-    first = _progress.QueryingProgress.__init__
+    first: Any = _progress.QueryingProgress.__init__
 
     def quoting(self: Any, *arguments: Any, name: str | None = None, **others: Any) -> None:
         first(self, *arguments, name=name and name.replace("{", "{{").replace("}", "}}"), **others)
