@@ -17,6 +17,7 @@ from qlass.jsonl import write_json
 from tasks import register
 from tasks.experiments import identity, registry, store, tracking
 from tasks.project import settings
+from tests.tasks.conftest import REPOSITORY
 from tests.tasks.test_register import ENV, finished, models, registered
 from tests.tasks.test_tracking import episode
 
@@ -417,3 +418,36 @@ def test_a_file_name_that_is_not_utf_8_leaves_the_identities(project: Path) -> N
         tracking.connect(place)
     assert tracking.open_run("stage", "qlass", root=place).run_id is None
     assert tracking.open_run("stage", "qlass").run_id
+
+
+def test_the_pages_of_mlflow_find_the_files_of_a_moved_project(filled: Path, tmp_path: Path) -> None:
+    new = filled.rename(tmp_path / "moved")
+    os.chdir(new)
+    assert store.main() == 0  # `make ui` runs it first
+    assert texts(new, f"{filled}/") == []
+    (new / "mlflow.db").write_bytes(b"x" * 10000)
+    assert store.main() == StorageError.exit_code
+
+
+@pytest.mark.parametrize(("name", "quoted"), [("a?b", "a%3Fb"), ("a%41b", "a%2541b"), ("it's 100%", None)])
+def test_prefects_database_lies_in_its_folder(tmp_path: Path, name: str, quoted: str | None) -> None:
+    code = "import os, flows; print(os.environ.get('PREFECT_SERVER_DATABASE_CONNECTION_URL'))"
+    env = {**os.environ, "PREFECT_HOME": str(tmp_path / name), "PYTHONPATH": str(REPOSITORY)}
+    shown = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
+    assert shown.strip() == (f"sqlite+aiosqlite:///{tmp_path}/{quoted}/prefect.db" if quoted else "None")
+
+
+@pytest.mark.parametrize("name", ["it's #1 & (100%); [a|b]", ODD])
+def test_make_runs_the_programs_of_its_own_folder(tmp_path: Path, name: str) -> None:
+    place = tmp_path / name
+    (place / ".venv" / "bin").mkdir(parents=True)
+    for file in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(REPOSITORY / file, place)
+    python = place / ".venv" / "bin" / "python"
+    python.write_text('#!/bin/sh\nprintf \'ours %s %s\\n\' "$*" "$PREFECT_HOME"\n')
+    python.chmod(0o755)
+    (place / ".venv" / ".installed-alfworld,dev").touch()
+    for target, shown in (("run", "-m tasks.pipeline"), ("flow", "-m flows.pipeline"), ("ui", "-m mlflow ui")):
+        done = subprocess.run(["make", "-C", place, target], capture_output=True, text=True, check=True)
+        assert f"ours {shown}" in done.stdout
+        assert f"{place}/.prefect" in done.stdout
