@@ -37,7 +37,8 @@ class Project:
                 f"import runpy, sys\nsys.argv = ['toy.py', '{program}', *(sys.argv[1:] or '-')]\nrunpy.run_path('toy.py')"
             )
         (root / "tasks" / "__init__.py").write_text("")
-        self.params = PARAMS
+        # The corridor has fewer tasks than the default run learns from.
+        self.params = re.sub(r"(?m)^    trajectories:.*$", "    trajectories: null", PARAMS)
         self.change("envs", "[corridor]")
         self.change("policies", "[sft]")
         self.change("searches", "[]")
