@@ -158,6 +158,7 @@ def test_an_unreadable_game_is_named(file: Path, options: dict[str, Any], damage
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_a_file_that_is_cut_anywhere_is_named(file: Path, game: dict[str, Any], data: st.DataObject) -> None:
+    """Incomplete downloads of such data were reported as wuhuikai/MSC#14 and JerichoWorld/JerichoWorld#2."""
     whole = json.dumps(game).encode()
     file.write_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
     with pytest.raises(EnvironmentFault, match=str(file)):

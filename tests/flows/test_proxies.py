@@ -25,6 +25,7 @@ def run_flow(home: Path, **variables: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_a_flow_behind_a_dead_proxy(project, tmp_path):
+    """Of another server on this machine: reported as oobabooga/textgen#4714."""
     dead = f"127.0.0.1:{closed_port()}"
     ran = run_flow(tmp_path / "home", http_proxy=f"http://{dead}", HTTPS_PROXY=dead, ALL_PROXY=f"http://{dead}")
     assert ran.returncode == 0, ran.stderr

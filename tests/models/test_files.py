@@ -134,6 +134,7 @@ def dangling(folder: Path) -> None:
     ],
 )  # fmt: skip
 def test_what_is_no_whole_model(folder: Path, damage: Callable[[Path], None], message: str) -> None:
+    """A file format that the loader does not want was reported as lm-sys/FastChat#1530."""
     damage(folder)
     assert message in refusal(folder)
 

@@ -56,7 +56,10 @@ ENGINE: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("changes", "message"), ENGINE, ids=lambda value: next(iter(value)))
 def test_headers_and_engine_agree(folder: Path, changes: dict[str, Any], message: str) -> None:
-    """Without a QNet, and with a server, the engine is not asked: the model is trained only."""
+    """Without a QNet, and with a server, the engine is not asked: the model is trained only.
+
+    Rope types that an engine lacks were reported as ml-explore/mlx-lm#5 and vllm-project/vllm#9481.
+    """
     change(folder, changes)
     said = refusal(folder)
     assert message in said

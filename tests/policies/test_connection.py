@@ -74,7 +74,10 @@ PROXIES = {
 def test_this_machine_is_asked_directly(
     raw: RawServer, monkeypatch: pytest.MonkeyPatch, variable: str, value: str | None
 ) -> None:
-    """Whatever a proxy is said to be: none would reach it."""
+    """Whatever a proxy is said to be: none would reach it.
+
+    Reported as NousResearch/hermes-agent#5834 and CommonstackAI/UncommonRoute#5.
+    """
     raw.answer = f"HTTP/1.1 200 OK\r\nContent-Length: {len(GO)}\r\n\r\n{GO}".encode()
     monkeypatch.setenv(variable, PROXIES[variable] if value is None else value)
     monkeypatch.setenv("NO_PROXY", "[::1]")

@@ -86,6 +86,7 @@ def test_every_cause_says_what_to_do() -> None:
     ],
 )  # fmt: skip
 def test_texts(value: Any, text: str) -> None:
+    """Contents as lists of parts were reported as epam/ai-dial-analytics-realtime#81."""
     assert parse(value).replies[0].text == text
 
 
@@ -97,7 +98,10 @@ def test_texts(value: Any, text: str) -> None:
     ],
 )  # fmt: skip
 def test_halves_of_surrogate_pairs(written: str, read_as: str) -> None:
-    """JSON can say them, and no file can hold them (QLASS explored for hours and lost the shard to one)."""
+    """JSON can say them, and no file can hold them (QLASS explored for hours and lost the shard to one).
+
+    Reported as UKGovernmentBEIS/inspect_ai#3802 and Aider-AI/aider#3693.
+    """
     content = json.dumps(message("@")).replace("@", written).encode()
     assert parse(content).replies[0].text == read_as
     content = json.dumps({"error": {"message": "@", "\ud800": 1}}).replace("@", written).encode()
@@ -215,7 +219,11 @@ def test_replies_come_in_their_order() -> None:
     ],
 )  # fmt: skip
 def test_what_is_no_reply(value: Any, cause: Cause) -> None:
-    """An error with status 200 says what it is; only what may pass is tried again."""
+    """An error with status 200 says what it is; only what may pass is tried again.
+
+    Errors inside a success were reported as BerriAI/litellm#8448, UKGovernmentBEIS/inspect_ai#1534 and
+    decolua/9router#2727.
+    """
     found, words = fault(value)
     assert found is cause
     assert words
@@ -296,7 +304,10 @@ def test_very_unlikely(given: Any) -> None:
     ],
 )  # fmt: skip
 def test_log_probabilities_that_are_missing_or_none(value: Any, asked: Asked) -> None:
-    """Taken as 0, they would make the first rollout the likeliest, and a prior of nothing."""
+    """Taken as 0, they would make the first rollout the likeliest, and a prior of nothing.
+
+    Reported as ggml-org/llama.cpp#11346, OpenRouterArchived/openrouter-runner#101 and NVIDIA-NeMo/Gym#609.
+    """
     cause, found = fault(value, asked)
     assert cause is Cause.NO_LOGPROBS
     assert "log probabilities" in found

@@ -31,7 +31,10 @@ def shown(arguments: str = "1", *, redirect: str = "", env: dict[str, str] | Non
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "gbk"])
 def test_characters_that_the_output_lacks_are_escaped(encoding: str) -> None:
-    """As of a Windows console or LC_ALL=POSIX; the run had ended with exit code 1."""
+    """As of a Windows console or LC_ALL=POSIX; the run had ended with exit code 1.
+
+    Reported as Aider-AI/aider#4582 and microsoft/winml-cli#545.
+    """
     code, out, _ = shown(env={"PYTHONIOENCODING": encoding})
     assert code == 3
     assert "success 60.6 (+7.3 " in out

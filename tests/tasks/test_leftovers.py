@@ -76,6 +76,7 @@ def cut(text: bytes) -> list[int]:
 def test_a_list_of_paths_in_use_that_cannot_be_read_is_removed(
     root: Path, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Reported as treeverse/dvc#7615; treeverse/dvc#8118 mended another way to the same end."""
     rwlock = root / ".dvc" / "tmp" / "rwlock"
     rwlock.write_bytes(content)
     assert dvc(root, "repro").returncode == 255  # and so do all its commands, until somebody removes the file
@@ -213,6 +214,7 @@ ENTRY = """
 def test_a_stage_ends_with_its_killed_dvc_and_keeps_its_work(
     project: Path, monkeypatch: pytest.MonkeyPatch, shell: str, empty_store: Any
 ) -> None:
+    """Of another pipeline's workers: reported as sgl-project/sglang-omni#1077."""
     monkeypatch.setenv("SHELL", shell)
     monkeypatch.setenv("PYTHONPATH", str(project))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")

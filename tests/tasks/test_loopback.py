@@ -42,6 +42,7 @@ def proxied(url: str) -> tuple[bool, bool, bool]:
 
 @pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy", "ALL_PROXY"])
 def test_this_machine_is_asked_directly(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    """Reported as gradio-app/gradio#4046 and hiyouga/LlamaFactory#7332."""
     monkeypatch.setenv(variable, DEAD)
     monkeypatch.setenv("https_proxy" if variable != "https_proxy" else "http_proxy", DEAD)
     assert any(any(proxied(url)) for url in HERE)

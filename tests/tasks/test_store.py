@@ -103,6 +103,7 @@ def everything_is_here(project: Path, elsewhere: Path) -> None:
 def test_a_copy_writes_nothing_into_the_original(
     filled: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Reported as mlflow/mlflow#184 and mlflow/mlflow#3144."""
     before = files(filled)
     copied = copy(filled, tmp_path / "copy")
     everything_is_here(copied, filled)
@@ -118,6 +119,7 @@ def test_a_copy_writes_nothing_into_the_original(
 
 @pytest.mark.parametrize("kind", ["moved", "parent renamed", "opened through a link", "there and back"])
 def test_a_moved_project_finds_its_runs_and_makes_no_old_folder(filled: Path, tmp_path: Path, kind: str) -> None:
+    """Reported as mlflow/mlflow#3144."""
     new = tmp_path / "below" / "another" / "place"
     new.parent.mkdir(parents=True)
     filled.rename(new)
@@ -268,6 +270,10 @@ def test_an_experiment_may_have_any_name(project: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", [ODD, "100%", "a%41b", "why?", "it's", 'a"b', "a b", "#1"])
 def test_a_project_folder_may_have_any_name(project: Path, empty_store: Path, name: str) -> None:
+    """Known from public reports.
+
+    Of percent signs in a folder: reported as cachix/devenv#2492; of braces: as Rockhopper-Technologies/enlighten#45.
+    """
     beside = set(project.iterdir())
     place = project / name
     place.mkdir()
@@ -336,6 +342,7 @@ with store.named_faults(Path({str(project / "mlflow.db")!r})):
 
 
 def test_a_deleted_experiment_is_named_with_its_remedy(project: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Reported as mlflow/mlflow#2690 and mlflow/mlflow#6445."""
     track(project)
     client = tracking.connect(project)
     client.delete_experiment("1")

@@ -67,7 +67,7 @@ def train(policy: Path, folder: Path, **ambient: str) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_one_rank_waits_for_nobody(policy: Path, tmp_path: Path, rank: str) -> None:
-    """As in pytorch/pytorch#52433 and pytorch/pytorch#81704: rank 0 waited for the others, others for rank 0."""
+    """As in pytorch/pytorch#81704 and pytorch/ignite#2048: rank 0 waited for the others, others for rank 0."""
     wanted = train(policy, tmp_path / "alone")
     ambient = {"RANK": rank, "WORLD_SIZE": "2", "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1"}
     assert train(policy, tmp_path / "told", **ambient, MASTER_PORT=str(closed_port())) == wanted
