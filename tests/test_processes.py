@@ -32,8 +32,9 @@ time.sleep(600)
 WITH_SUPERVISOR = "import os, time\nprint(os.getpid(), os.getppid())\ntime.sleep(600)"
 # A program that runs the Python code in its first argument under the supervisor, and shows its lines.
 OWNER = """
-import sys
+import signal, sys
 from qlass import processes
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background of a shell
 show = {"shown": lambda line: print(line, flush=True), "inherited": None}[sys.argv[2]]
 sys.exit(processes.run([sys.executable, "-c", sys.argv[1]], on_line=show, grace_s=10))
 """

@@ -35,6 +35,7 @@ RUNNING = Path("running")
 _RWLOCK = Path(".dvc") / "tmp" / "rwlock"
 _DAMAGED = Path(".dvc") / "tmp" / "dvc.lock.damaged"
 _PATIENCE_S = 20.0  # a left-over stage ends itself; this is longer than its worker processes take
+_LOOKS_S = (0.0, 0.3, 1.0)  # pauses before each look at `dvc.lock`: another DVC may be writing it
 _OTHERS_S = 2.0  # who kills DVC by SIGTERM has told the stage too, by then
 
 
@@ -155,7 +156,7 @@ def _complete_dvc_lock(root: Path) -> None:
     What the commit does not know is found in DVC's run cache, so nothing is computed again.
     """
     path = root / paths.DVC_LOCK
-    if not path.exists() or any(_whole(path, pause_s) for pause_s in (0, 0.3, 1.0)):  # another DVC may be writing it
+    if not path.exists() or any(_whole(path, pause_s) for pause_s in _LOOKS_S):
         return
     text = path.read_bytes()
     # The whole stages that are left: all before the last line that begins one.

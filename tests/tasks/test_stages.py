@@ -330,18 +330,22 @@ def test_the_report_says_what_was_played(project: Path, params: Params, stage: S
         "base_url": "http://127.0.0.1:9/v1", "model": "other-{policy}", "api": "chat", "api_key_env": "",
         "concurrency": 1, "timeout_s": 1.0, "retries": 0, "request_per_seed": True, "logprobs": False, "version": "1",
     }  # fmt: skip
-    given = {"max_steps": 30, "panel": dict.fromkeys(("train", "dev", "test_seen", "test_unseen"), 1)}
+    given = {"max_steps": 30, "panel": dict.fromkeys(("train", "dev", "test_seen", "test_unseen"), 4)}
     options = {"data": "/games", "engine": "native", "wording": "move"}
-    overrides = {**NO_OVERRIDES, "evaluate": {"candidates": "admissible"}}
+    alfworld = {**given, "options": options, "overrides": {**NO_OVERRIDES}}
+    listed = {**alfworld, "overrides": {**NO_OVERRIDES, "evaluate": {"candidates": "admissible"}}}
     params(
         {
             "run.envs": ["alfworld"],
-            "envs.alfworld": {**given, "options": options, "overrides": overrides},
+            "envs.alfworld": listed,
             "base.source": "owner/name",
             "base.revision": "a1" * 20,
-            "inference.server": server,
         }
     )
+    assert stage("report")[0] == 0
+    page = (project / paths.REPORT / "index.html").read_text()
+    assert "<dt>actions on alfworld</dt><dd>chosen from the environment&#39;s own list</dd>" in page
+    params({"envs.alfworld": alfworld, "inference.server": server})
     assert stage("report")[0] == 0
     page = (project / paths.REPORT / "index.html").read_text()
     results = (project / paths.REPORT / "results.md").read_text()
@@ -350,7 +354,6 @@ def test_the_report_says_what_was_played(project: Path, params: Params, stage: S
         ("base model", "owner/name at a1a1a1a1a1a1"),
         ("seed", "0"),
         ("policies played by", "a server, model other-{policy}"),
-        ("actions on alfworld", "chosen from the environment&#39;s own list"),
     ]
     for text in (page, results):
         assert "ALFWorld, native engine, original games (json_2.1.1)" in text
