@@ -23,7 +23,7 @@ ALL, NO_ATTRIBUTE, NO_OPTION, DEAR, NO_TWO = "all", "no attribute", "no option",
 _GROUPS = {0: 0.42, 1: 0.34, 2: 0.18, 3: 0.06}
 _VALUES = (2, 3, 3, 4, 4, 4, 5, 6, 8, 10, 12)
 _RANGES, _NO_PRICE, _NO_DESCRIPTION = 0.06, 0.04, 0.3
-_PLACES = {"title": 0.3, "first": 0.12, "later": 0.42, "description": 0.16}
+_PLACES = {"title": 0.26, "first": 0.12, "later": 0.56, "description": 0.06}
 """Where an attribute is stated. Search reads the title, the description and the first bullet only."""
 _IN_TITLE = 2
 _ABOVE_CAP = (45.0, 120.0)
@@ -68,7 +68,8 @@ class Product:
     def record(self) -> dict[str, Any]:
         """Return the product as upstream's items file has it."""
         options = {
-            group.name.capitalize(): [{"value": value, "image": ""} for value in group.values] for group in self.options
+            group.name.capitalize(): [{"value": value, "image": ""} for value in group.values]
+            for group in self.options
         }
         return {
             "asin": self.asin,
@@ -99,7 +100,8 @@ def make_family(words: Vocabulary, number: int, first: int, seed: int) -> list[P
     drafts = _siblings(_base(kind, number, rng), rng)
     rng.shuffle(drafts)
     return [
-        _written(words, replace(draft, asin=_asin(first + place, seed)), head, rng) for place, draft in enumerate(drafts)
+        _written(words, replace(draft, asin=_asin(first + place, seed)), head, rng)
+        for place, draft in enumerate(drafts)
     ]
 
 
@@ -159,7 +161,7 @@ def _cents(price: float) -> float:
 def _siblings(base: Product, rng: random.Random) -> list[Product]:
     """Return the product that has everything and two to four that lack something."""
     roles = [NO_ATTRIBUTE, DEAR, NO_TWO] + ([NO_OPTION] if base.options else [])
-    chosen = rng.sample(roles, min(rng.choice((2, 3, 3, 4)), len(roles)))
+    chosen = [DEAR, *rng.sample(roles, rng.choice((1, 2, 2, 3)))]
     return [base, *(_lacking(base, role, rng) for role in chosen)]
 
 
@@ -169,17 +171,16 @@ def _lacking(base: Product, role: str, rng: random.Random) -> Product:
     if role == DEAR:
         return replace(base, role=role, prices=(_cents(top + rng.uniform(*_ABOVE_CAP) + 1),))
     prices = (_cents(max(top * rng.uniform(0.85, 1.1), 4.0)),)
-    if role == NO_OPTION:
-        return replace(base, role=role, prices=prices, options=_without(base, rng))
+    if role == NO_OPTION and base.wanted:
+        return replace(base, role=role, prices=prices, options=_without(base, base.wanted, rng))
     lost = 1 if role == NO_ATTRIBUTE else 2
     spare = [attribute for attribute in base.kind.attributes if attribute not in base.attributes]
     return replace(base, role=role, prices=prices, attributes=(*base.attributes[lost:], *rng.sample(spare, 1)))
 
 
-def _without(base: Product, rng: random.Random) -> tuple[OptionGroup, ...]:
+def _without(base: Product, wanted: tuple[str, str], rng: random.Random) -> tuple[OptionGroup, ...]:
     """Return the options with the wanted value exchanged for one that the others do not have."""
-    assert base.wanted is not None
-    name, value = base.wanted
+    name, value = wanted
     pools = {group.name: group.values for group in base.kind.options}
     options = []
     for group in base.options:

@@ -13,8 +13,8 @@ from qlass.seeds import derive_seed
 # Of 107 annotated instructions of upstream: one attribute 69 %, two 23 %; no option 24 %, one 51 %, two 25 %.
 _ATTRIBUTES = {1: 0.72, 2: 0.25, 3: 0.03}
 _WANTED_ATTRIBUTE, _WANTED_OPTION = 0.75, 0.5
-_ONE_GROUP, _ALL_GROUPS = 0.93, 0.6
-_BEFORE, _OWN_SENTENCE = 0.55, 0.45
+_ONE_GROUP, _ALL_GROUPS = 0.95, 0.7
+_BEFORE, _OWN_SENTENCE = 0.4, 0.45
 _PER_BASE, _PER_SIBLING = 8, 2
 """Instructions of the product that has everything and of its siblings; where there are no options, a third and one."""
 _SYNTHETIC = 0.2
@@ -66,7 +66,9 @@ def synthetic(product: Product, seed: int) -> Record:
 
 def _listed(label: str, attributes: Sequence[Attribute]) -> str:
     """Return `A, B <label> with C, D for E, F`."""
-    by_kind = {kind: [one.key for one in attributes if one.kind in kind] for kind in (("is", "of"), ("has",), ("for",))}
+    by_kind = {
+        kind: [one.key for one in attributes if one.kind in kind] for kind in (("is", "of"), ("has",), ("for",))
+    }
     before, having, purpose = by_kind.values()
     parts = [f"{', '.join(before)} {label}".strip()]
     parts += [f"with {', '.join(having)}"] if having else []
