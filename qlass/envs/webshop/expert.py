@@ -140,7 +140,10 @@ class WebshopExpert:
     def _search(self, wish: Wish, why: str) -> tuple[str, str]:
         query = wish.queries[min(self._query, len(wish.queries) - 1)]
         self._query += 1
-        return f"{why} {self._say('I search for it.', 'Let me search.', 'I look for it in the shop.')}", f"search[{query}]"
+        return (
+            f"{why} {self._say('I search for it.', 'Let me search.', 'I look for it in the shop.')}",
+            f"search[{query}]",
+        )
 
     def _choose_hit(self, wish: Wish) -> tuple[str, str]:
         """Open the best hit that nothing speaks against, or go on."""
@@ -151,9 +154,9 @@ class WebshopExpert:
         hits = [self._items[asin] for asin in self._here if not self._items[asin].rejected]
         if hits and (left > 2 + len(wish.options) or not self._opened()):
             return self._open(max(hits, key=lambda item: _promise(item, wish)), wish)
-        if left <= 2 + len(wish.options) or self._query >= len(wish.queries):
-            if known := [self._items[asin] for asin in self._here]:
-                return self._open(max(known, key=lambda item: _promise(item, wish)), wish)
+        known = [self._items[asin] for asin in self._here]
+        if known and (left <= 2 + len(wish.options) or self._query >= len(wish.queries)):
+            return self._open(max(known, key=lambda item: _promise(item, wish)), wish)
         if self._page < _PAGES and self._page * _PER_PAGE < self._total:
             return self._say("Nothing else here fits. I turn the page.", "No more here. Next page."), "click[Next >]"
         return self._search(wish, self._say("Nothing here fits.", "None of these is right."))
@@ -268,4 +271,3 @@ def _wanted(offered: Sequence[str], wish: Wish) -> list[str]:
 
 def _dollars(amount: float) -> str:
     return f"{amount:g}"
-

@@ -33,8 +33,16 @@ def is_solvable(goal: Goal, catalogue: Catalogue, nouns: Nouns) -> bool:
 
 def n_solutions(goal: Goal, catalogue: Catalogue, nouns: Nouns) -> int:
     """Return how many products score 1.0 with the best of their options; 1 is the target alone."""
-    affordable = (product for product in catalogue.products if product.price <= goal.price_upper)
-    return sum(reward(goal, product, best_options(goal, product), nouns).total == 1.0 for product in affordable)
+    return sum(_scores_one(goal, product, nouns) for product in catalogue.products)
+
+
+def _scores_one(goal: Goal, product: Product, nouns: Nouns) -> bool:
+    if product.price > goal.price_upper:
+        return False
+    bare = reward(goal, product, {}, nouns)  # options last: they take the most time
+    if bare.r_type < 1.0 or bare.n_attributes < len(goal.attributes):
+        return False
+    return reward(goal, product, best_options(goal, product), nouns).total == 1.0
 
 
 def _counts(value: str, wanted: Sequence[str | tuple[str, str]]) -> bool:

@@ -25,9 +25,7 @@ PER_PRODUCT = 3
 
 def statistics(generated: Generated, n_goals: int) -> dict[str, Any]:
     """Return what a catalogue is like and how hard its goals are, the first `n_goals` of each kind."""
-    catalogue = Catalogue.of(
-        generated.items(), generated.instructions(), generated.human(), seed=generated.seed
-    )
+    catalogue = Catalogue.of(generated.items(), generated.instructions(), generated.human(), seed=generated.seed)
     extractor = lexicon(nouns())
     families = {product.family for product in generated.products}
     found: dict[str, Any] = {
@@ -38,7 +36,10 @@ def statistics(generated: Generated, n_goals: int) -> dict[str, Any]:
         "types": len({product.kind.label for product in generated.products}),
         "catalogue": describe(catalogue),
     }
-    for kind, goals in (("human", human_goals(catalogue)), ("synthetic", synthetic_goals(catalogue, per_product=PER_PRODUCT))):
+    for kind, goals in (
+        ("human", human_goals(catalogue)),
+        ("synthetic", synthetic_goals(catalogue, per_product=PER_PRODUCT)),
+    ):
         if goals:
             measured = {"all_goals": len(goals)} | solutions(catalogue, goals[:n_goals], extractor)
             found[kind] = measured | measure(catalogue, goals[:n_goals], extractor)

@@ -35,7 +35,7 @@ def measure(catalogue: Catalogue, goals: Sequence[Goal], nouns: Nouns) -> dict[s
         nouns: extractor for the titles.
     """
     index = Index.of((product.asin, product.document) for product in catalogue.products)
-    rng = random.Random(derive_seed("webshop difficulty", catalogue.seed))
+    rng = random.Random(derive_seed("webshop difficulty"))
     scores: dict[str, list[float]] = {}
     ranks: dict[str, list[int]] = {"instruction": [], "label": []}
 
@@ -59,7 +59,10 @@ def measure(catalogue: Catalogue, goals: Sequence[Goal], nouns: Nouns) -> dict[s
         play("random", goal, anything, {name: rng.choice(values) for name, values in anything.options})
     return {
         "goals": len(goals),
-        "agents": {name: {"score": _share(all_), "success": _share(score == 1.0 for score in all_)} for name, all_ in scores.items()},
+        "agents": {
+            name: {"score": _share(all_), "success": _share(score == 1.0 for score in all_)}
+            for name, all_ in scores.items()
+        },
         "target_within": {
             query: {str(top): _share(rank <= top for rank in found) for top in (1, 10, TOP)}
             for query, found in ranks.items()

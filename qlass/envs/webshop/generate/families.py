@@ -133,7 +133,7 @@ def _base(kind: ProductType, number: int, rng: random.Random) -> Product:
         group = rng.choice(options)
         wanted = (group.name, rng.choice(group.values))
     attributes = tuple(rng.sample(kind.attributes, rng.choice((2, 3, 3, 4))))
-    return Product("", number, ALL, kind, attributes, options, wanted, _prices(kind, rng))
+    return Product("", number, ALL, kind, attributes, options, wanted, _shown(_price(kind, rng), rng))
 
 
 def _offered(group: OptionGroup, rng: random.Random) -> OptionGroup:
@@ -143,10 +143,14 @@ def _offered(group: OptionGroup, rng: random.Random) -> OptionGroup:
     return OptionGroup(group.name, tuple(group.values[index] for index in chosen))
 
 
-def _prices(kind: ProductType, rng: random.Random) -> tuple[float, ...]:
-    """Draw a price, low ones more often; a range or none in a few per cent."""
+def _price(kind: ProductType, rng: random.Random) -> float:
+    """Draw a usual price in dollars, low ones more often."""
     low, high = kind.price
-    price = _cents(low * (high / low) ** rng.random())
+    return _cents(low * (high / low) ** rng.random())
+
+
+def _shown(price: float, rng: random.Random) -> tuple[float, ...]:
+    """Return what is shown of a price: in a few per cent a range, or nothing."""
     draw = rng.random()
     if draw < _NO_PRICE:
         return ()
@@ -170,7 +174,7 @@ def _lacking(base: Product, role: str, rng: random.Random) -> Product:
     top = base.prices[-1] if base.prices else _MISSING_PRICE
     if role == DEAR:
         return replace(base, role=role, prices=(_cents(top + rng.uniform(*_ABOVE_CAP) + 1),))
-    prices = (_cents(max(top * rng.uniform(0.85, 1.1), 4.0)),)
+    prices = _shown(_cents(max(top * rng.uniform(0.85, 1.1), 4.0)), rng)
     if role == NO_OPTION and base.wanted:
         return replace(base, role=role, prices=prices, options=_without(base, base.wanted, rng))
     lost = 1 if role == NO_ATTRIBUTE else 2
