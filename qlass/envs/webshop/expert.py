@@ -140,7 +140,10 @@ class WebshopExpert:
     def _search(self, wish: Wish, why: str) -> tuple[str, str]:
         query = wish.queries[min(self._query, len(wish.queries) - 1)]
         self._query += 1
-        return f"{why} {self._say('I search for it.', 'Let me search.', 'I look for it in the shop.')}", f"search[{query}]"
+        return (
+            f"{why} {self._say('I search for it.', 'Let me search.', 'I look for it in the shop.')}",
+            f"search[{query}]",
+        )
 
     def _choose_hit(self, wish: Wish) -> tuple[str, str]:
         """Open the best hit that nothing speaks against, or go on."""
@@ -268,4 +271,3 @@ def _wanted(offered: Sequence[str], wish: Wish) -> list[str]:
 
 def _dollars(amount: float) -> str:
     return f"{amount:g}"
-
