@@ -56,7 +56,7 @@ class Goal:
         return tuple(option if isinstance(option, str) else option[1] for option in self.options)
 
 
-def synthetic_goals(catalogue: Catalogue, *, per_product: int | None = None) -> tuple[Goal, ...]:
+def synthetic_goals(catalogue: Catalogue, per_product: int | None = None) -> tuple[Goal, ...]:
     """Return a goal for each combination of options of each product with an instruction, in WebShop's order.
 
     Args:

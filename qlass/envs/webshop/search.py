@@ -50,6 +50,7 @@ class Index:
     Attributes:
         names: ids of the documents, sorted: equal scores are ordered by position.
         terms: number of each term.
+        idf: (terms,) ln(1 + (N - n + 0.5) / (n + 0.5)), N documents of which n have the term.
         starts: (terms + 1,) where the postings of a term begin.
         documents: (postings,) positions of the documents that have the term.
         saturation: (postings,) 1 + frequency / (k1 * (1 - b + b * length / average length)).
@@ -57,6 +58,7 @@ class Index:
 
     names: tuple[str, ...]
     terms: Mapping[str, int]
+    idf: _Floats
     starts: _Ints
     documents: npt.NDArray[np.int32]
     saturation: _Floats
@@ -82,10 +84,12 @@ class Index:
         keys, frequencies = np.unique(np.concatenate([*rows, *_NO_ROW]) * len(rows) + owners, return_counts=True)
         owned = np.divmod(keys, max(1, len(rows)))
         starts = np.searchsorted(owned[0], np.arange(len(terms) + 1))
+        n = np.diff(starts)
+        idf = np.log(1 + (len(rows) - n + 0.5) / (n + 0.5)).astype(np.float32)
         norms = _norms(lengths)
         saturation = np.float32(1) + frequencies.astype(np.float32) * norms[owned[1]]
         names = tuple(name for name, _ in ordered)
-        return cls(names, terms, starts, owned[1].astype(np.int32), saturation)
+        return cls(names, terms, idf, starts, owned[1].astype(np.int32), saturation)
 
     def search(self, query: str, top: int = TOP) -> tuple[Hit, ...]:
         """Return the best documents for a query, best first; none where it has no known word.
@@ -99,7 +103,7 @@ class Index:
             number = self.terms.get(term)
             if number is not None:
                 here = slice(self.starts[number], self.starts[number + 1])
-                weight = np.float32(count) * self._idf(here.stop - here.start)
+                weight = np.float32(count) * self.idf[number]
                 scores[self.documents[here]] += weight - weight / self.saturation[here]
         final = scores.astype(np.float32)
         found = np.flatnonzero(final)
@@ -107,10 +111,6 @@ class Index:
             found = found[final[found] >= np.partition(final[found], -top)[-top]]
         best = found[np.argsort(-final[found], kind="stable")][:top]
         return tuple(Hit(self.names[position], float(final[position])) for position in best)
-
-    def _idf(self, n_documents: int) -> np.float32:
-        total = len(self.names)
-        return np.float32(np.log(1 + (total - n_documents + 0.5) / (n_documents + 0.5)))
 
 
 _NO_ROW = (np.empty(0, np.int64),)
