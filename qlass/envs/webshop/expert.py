@@ -197,7 +197,8 @@ class WebshopExpert:
         page = next((page for page in _SUB_PAGES if page not in item.read), None)
         others = [asin for asin in self._here if asin != item.asin and not self._items[asin].rejected]
         if page is None or (page == _SUB_PAGES[1] and others):
-            return self._reject(item, f"{quality.name}? not in the features.")
+            where = "stated" if page is None else "in the features"
+            return self._reject(item, f"{quality.name}? not {where}.")
         item.read.append(page)
         self._sub_page = page
         place = "title" if page == _SUB_PAGES[0] else "features"

@@ -60,9 +60,8 @@ class Wish:
     @property
     def queries(self) -> tuple[str, ...]:
         """Return what to search for: everything first, then less."""
-        qualities = " ".join(quality.name for quality in self.qualities)
-        full = " ".join(filter(None, (qualities, self.thing, *self.options)))
-        return tuple(dict.fromkeys((full, f"{self.thing} {qualities}".strip(), self.thing)))
+        short = " ".join([*(quality.name for quality in self.qualities), self.thing])
+        return tuple(dict.fromkeys((" ".join([short, *self.options]), short, self.thing)))
 
 
 def understand(instruction: str) -> Wish:
