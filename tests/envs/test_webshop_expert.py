@@ -12,6 +12,9 @@ from qlass.envs.webshop.options import Options, open_shop
 from qlass.envs.webshop.wishes import understand
 from qlass.errors import EnvironmentFault
 
+pytest.importorskip("rapidfuzz", reason="needs the extra webshop")
+pytest.importorskip("snowballstemmer", reason="needs the extra webshop")
+
 OPTIONS = {"size": 1000, "seed": 0, "goals": "human"}
 
 
@@ -89,7 +92,7 @@ def test_it_reads_every_generated_instruction_as_it_was_meant():
         assert sorted(wish.options) == sorted(goal.option_values), goal
         assert sorted(min(quality.wordings, key=len) for quality in wish.qualities) == sorted(goal.attributes), goal
         assert wish.cap == goal.price_upper, goal
-        assert wish.rest == "", goal
+        assert wish.rest == "", goal  # nothing is left over
         assert wish.thing in goal.instruction
 
 
@@ -139,6 +142,22 @@ def test_a_shop_without_hits_is_searched_in_other_words():
         "search[side table]",
         "search[side table]",
     ]
+
+
+def test_offered_values_are_chosen_though_the_words_around_them_are_not_known():
+    expert = WebshopExpert(None, 0)
+    head = "Instruction: [SEP] i need a brass chandelier in antique gray with 9.5 inch arms [SEP] Back to Search [SEP]"
+    expert.act(
+        "WebShop [SEP] Instruction: [SEP] i need a brass chandelier in antique gray with 9.5 inch arms [SEP] Search"
+    )
+    hit = f"{head} Page 1 (Total results: 1) [SEP] Next > [SEP] B0AAAAAAAA [SEP] Brass Chandelier [SEP] $19.5 to $30.0"
+    item = (
+        f"{head} < Prev [SEP] color [SEP] antique gray [SEP] gray [SEP] length [SEP] 9.5 inch [SEP] 19.5 inch [SEP] "
+        "Brass Chandelier [SEP] Price: $19.5 to $30.0 [SEP] Rating: N.A. [SEP] Description [SEP] Features [SEP] Reviews "
+        "[SEP] Buy Now"
+    )
+    actions = [expert.act(page)[1] for page in (hit, item, item, item)]
+    assert actions == ["click[B0AAAAAAAA]", "click[antique gray]", "click[9.5 inch]", "click[Buy Now]"]
 
 
 @pytest.mark.parametrize("observation", ["You are in a room.", "", "Instruction: [SEP] buy it"])

@@ -17,6 +17,9 @@ from qlass.envs.webshop.nouns import lexicon
 from qlass.envs.webshop.reward import matches, normalize_color
 from qlass.errors import SettingsError
 
+pytest.importorskip("rapidfuzz", reason="needs the extra webshop")
+pytest.importorskip("snowballstemmer", reason="needs the extra webshop")
+
 # SHA-256 of the three files of 200 products: a change of words or draws changes every panel and result.
 FROZEN = {
     0: "0199aea70b0b5c14daf6c46f12bfa46c1d8c21b1a64c5cc90e7f99e771741c0a",

@@ -14,6 +14,9 @@ from qlass.envs.webshop.panels import SPLITS, leaks, panels, split_of
 from qlass.envs.webshop.solvable import is_solvable
 from qlass.errors import DataError, SettingsError
 
+pytest.importorskip("rapidfuzz", reason="needs the extra webshop")
+pytest.importorskip("snowballstemmer", reason="needs the extra webshop")
+
 OPTIONS = {"size": 600, "seed": 0, "goals": "human"}
 
 
@@ -24,7 +27,7 @@ def specs():
 
 @pytest.fixture(scope="module")
 def products():
-    return generate(600, 0).families()
+    return generate(600, 0).by_asin()
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +66,7 @@ def test_test_unseen_has_types_of_its_own(specs, products):
 
 
 def test_a_family_keeps_its_split_in_a_larger_catalogue(products):
-    larger = generate(1500, 0).families()
+    larger = generate(1500, 0).by_asin()
     assert all(split_of(product) == split_of(larger[asin]) for asin, product in products.items())
 
 
@@ -124,6 +127,11 @@ def test_lists_name_goals_and_those_of_train_are_left_out_of_tests(files, tmp_pa
     assert "split=test_seen leaked=2 kept=False" in caplog.text
     assert [spec.key["goal"] for spec in panels(options | {"leaked": True}, "test_seen", 0)] == [2, 3, 9, 5]
     assert leaks({"train": [7, 3, 5], "test_seen": [2, 3, 9, 5]}) == {"test_seen": [3, 5]}
+
+
+def test_lists_need_original_data():
+    with pytest.raises(SettingsError, match=r"lists is 'a\.json', but data is null"):
+        panels(OPTIONS | {"lists": "a.json"}, "train", 0)
 
 
 @pytest.mark.parametrize(

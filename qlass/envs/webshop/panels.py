@@ -64,6 +64,10 @@ def panels(options: Mapping[str, Any], split: str, seed: int) -> Iterator[TaskSp
     if split not in SPLITS:
         raise SettingsError(f"split={split!r}, allowed are {', '.join(SPLITS)}")
     parsed = Options.of(options)
+    if parsed.lists is not None and parsed.data is None:
+        raise SettingsError(
+            f"webshop options: lists is {parsed.lists!r}, but data is null; lists name goals of original data, set both"
+        )
     shop = open_shop(parsed)
     name = _name(parsed, shop)
     if parsed.data is None:
@@ -111,7 +115,7 @@ def _name(options: Options, shop: Shop) -> str:
 
 @lru_cache(maxsize=1)
 def _families(size: int, seed: int) -> Mapping[str, Product]:
-    return generate(size, seed).families()
+    return generate(size, seed).by_asin()
 
 
 def _ordered(shop: Shop, families: Mapping[str, Product], split: str, seed: int) -> Iterator[int]:

@@ -47,7 +47,7 @@ class Wish:
         qualities: properties that it must have.
         options: values to choose, lower case.
         cap: price in dollars that it must stay below; infinite where none is named.
-        rest: words that were not understood.
+        rest: words that were not understood; where the kind is not known, they are the thing.
     """
 
     thing: str
@@ -80,7 +80,7 @@ def understand(instruction: str) -> Wish:
     thing, text = _thing(text)
     rest = " ".join(word for word in re.findall(r"\w[\w'.-]*", text) if word not in vocabulary().empty)
     marks = _things()[0].get(thing, ())
-    return Wish(thing or rest or text, marks, qualities, (*options, *named), cap, rest if thing else "")
+    return Wish(thing or rest or text, marks, qualities, (*options, *named), cap, rest)
 
 
 def _qualities(text: str) -> tuple[tuple[Quality, ...], str]:

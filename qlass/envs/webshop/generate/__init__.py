@@ -51,7 +51,7 @@ class Generated:
         """Return the content of the file of human instructions, by asin."""
         return dict(entries(vocabulary(), self.products, self.seed))
 
-    def families(self) -> Mapping[str, Product]:
+    def by_asin(self) -> Mapping[str, Product]:
         """Return products by asin: `family`, `role` and `kind` say where each belongs."""
         return {product.asin: product for product in self.products}
 

@@ -239,7 +239,7 @@ def _title(words: Vocabulary, kind: ProductType, head: str, stated: Sequence[Att
     behind = [attribute for attribute in stated if not attribute.leads]
     title = " ".join([brand, *map(_capitals, before), rng.choice(kind.adjectives), head])
     for attribute in behind:
-        word = {"is": ",", "has": " with", "for": " for", "of": " of"}[attribute.kind]
+        word = {"is": ",", "has": " with", "for": " for"}[attribute.kind]
         title += f"{word} {_capitals(attribute.bare)}"
     return ", ".join([title, *rng.sample(kind.fillers, rng.choice((1, 2, 2)))])
 
