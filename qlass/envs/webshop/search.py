@@ -50,7 +50,7 @@ class Index:
     Attributes:
         names: ids of the documents, sorted: equal scores are ordered by position.
         terms: number of each term.
-        idf: (terms,) ln(1 + (N - n + 0.5) / (n + 0.5)), N documents of which n have the term.
+        idf: (terms,) ln(1 + (N - n + 0.5) / (n + 0.5)), N documents with any term, n with this one.
         starts: (terms + 1,) where the postings of a term begin.
         documents: (postings,) positions of the documents that have the term.
         saturation: (postings,) 1 + frequency / (k1 * (1 - b + b * length / average length)).
@@ -85,7 +85,7 @@ class Index:
         owned = np.divmod(keys, max(1, len(rows)))
         starts = np.searchsorted(owned[0], np.arange(len(terms) + 1))
         n = np.diff(starts)
-        idf = np.log(1 + (len(rows) - n + 0.5) / (n + 0.5)).astype(np.float32)
+        idf = np.log(1 + (np.count_nonzero(lengths) - n + 0.5) / (n + 0.5)).astype(np.float32)
         norms = _norms(lengths)
         saturation = np.float32(1) + frequencies.astype(np.float32) * norms[owned[1]]
         names = tuple(name for name, _ in ordered)
@@ -119,7 +119,7 @@ _NO_ROW = (np.empty(0, np.int64),)
 
 def _norms(lengths: _Ints) -> _Floats:
     """Return (D,) 1 / (k1 * (1 - b + b * length / average)), from the length that one byte can hold."""
-    average = np.float32(lengths.sum() / max(1, np.count_nonzero(lengths)))
+    average = np.float32(max(1, lengths.sum()) / max(1, np.count_nonzero(lengths)))  # 1 where there is no term
     held = np.array([_held(int(length)) for length in lengths], np.float32)
     k1, b = np.float32(K1), np.float32(B)
     return np.float32(1) / (k1 * ((np.float32(1) - b) + b * held / average))

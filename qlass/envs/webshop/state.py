@@ -112,11 +112,10 @@ class Shop:
         goals: what can be asked for.
         nouns: extractor for the titles, which the reward needs.
         rules: what is switched.
+        index: of the products' documents.
     """
 
-    def __init__(
-        self, catalogue: Catalogue, goals: Sequence[Goal], nouns: Nouns, rules: Rules, index: Index | None = None
-    ) -> None:
+    def __init__(self, catalogue: Catalogue, goals: Sequence[Goal], nouns: Nouns, rules: Rules) -> None:
         """Open a shop.
 
         Args:
@@ -124,14 +123,13 @@ class Shop:
             goals: what can be asked for.
             nouns: extractor for the titles.
             rules: what is switched.
-            index: of the catalogue's documents, where there is one already.
 
         Raises:
             DependencyNotInstalled: snowballstemmer is missing.
         """
         self.catalogue, self.goals, self.nouns, self.rules = catalogue, tuple(goals), nouns, rules
         self._products = catalogue.by_asin
-        self._index = index or Index.of((product.asin, product.document) for product in catalogue.products)
+        self.index = Index.of((product.asin, product.document) for product in catalogue.products)
         self.hits = lru_cache(_CACHED)(self._hits)
         self._worth = lru_cache(_CACHED)(self._reward)
         self._item_targets = lru_cache(_CACHED)(self._item)
@@ -216,7 +214,7 @@ class Shop:
     def _hits(self, keywords: tuple[str, ...]) -> tuple[str, ...]:
         if self.rules.hidden_commands and keywords[0] in _COMMANDS:
             return self._listing(keywords[0], keywords[1:])
-        return tuple(hit.name for hit in self._index.search(" ".join(keywords)))
+        return tuple(hit.name for hit in self.index.search(" ".join(keywords)))
 
     def _listing(self, command: str, words: Sequence[str]) -> tuple[str, ...]:
         products, text = self.catalogue.products, " ".join(words).strip()

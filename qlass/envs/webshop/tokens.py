@@ -63,12 +63,12 @@ _PICTURES = (
 )  # fmt: skip
 """Extended_Pictographic of Unicode's emoji-data.txt: each is a word of its own, signs such as \u00ae too."""
 
-# What stands for a word in the codes of a text: rows of letters and digits, joined by underscores; one sign of a script
-# without spaces; an emoji with what belongs to it. E (marks) and Z (joiner) go with what is before them.
-_WORD = re.compile(
-    r"X*(?:(?:(?:L[EZ]*)+(?:[mb][EZ]*(?:L[EZ]*)+)*|(?:N[EZ]*)+(?:[nb][EZ]*(?:N[EZ]*)+)*)+X*|(?:K[EZ]*)+X*)+"
-    r"|R[EZ]*R[EZ]*|P[E]*(?:ZPE*)*Z?|S[SE]*|[IH][EZ]*"
-)
+# What stands for a word in the codes of a text: letters and digits, or katakana, in rows that underscores may join; a
+# sign of a script without spaces; an emoji. E (marks) and Z (joiner) go with what is before them.
+_LETTERS = r"(?:L[EZ]*)+(?:[mb][EZ]*(?:L[EZ]*)+)*"
+_DIGITS = r"(?:N[EZ]*)+(?:[nb][EZ]*(?:N[EZ]*)+)*"
+_ROW = rf"(?:(?:{_LETTERS}|{_DIGITS})+|(?:K[EZ]*)+)"
+_WORD = re.compile(rf"X*{_ROW}(?:X+{_ROW})*X*|R[EZ]*R[EZ]*|PE*(?:ZPE*)*Z?|S[SE]*|[IH][EZ]*")
 # The same for text in ASCII, where it is four times as fast as by codes.
 _ASCII_WORD = re.compile(r"_*(?:(?:[A-Za-z]+(?:[:.'][A-Za-z]+)*|[0-9]+(?:[,;.'][0-9]+)*)+_*)+")
 
