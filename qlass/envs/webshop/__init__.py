@@ -1,0 +1,52 @@
+"""WebShop: buying what an instruction asks for in a shop of text pages, byte for byte as the original plays.
+
+The default catalogue is generated (`webshop-generated`): no number on it can be compared with a published one. The
+original's own files can be used instead. Everything heavy is imported on first use, so this module can be imported
+without the extra `webshop`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from qlass.envs.core.base import EnvDefinition, Expert, TextEnv, package_text
+from qlass.records import TaskSpec
+
+
+def _make(options: Mapping[str, Any]) -> TextEnv:
+    from qlass.envs.webshop.adapter import WebShopEnv
+
+    return WebShopEnv(options)
+
+
+def _panels(options: Mapping[str, Any], split: str, seed: int) -> Iterator[TaskSpec]:
+    from qlass.envs.webshop.panels import panels
+
+    return panels(options, split, seed)
+
+
+def _make_expert(spec: TaskSpec, seed: int) -> Expert:
+    from qlass.envs.webshop.expert import WebshopExpert
+
+    return WebshopExpert(spec, seed)
+
+
+def _normalise_action(text: str) -> str:
+    from qlass.envs.webshop.adapter import normalise_action
+
+    return normalise_action(text)
+
+
+DEFINITION = EnvDefinition(
+    name="webshop",
+    make=_make,
+    panels=_panels,
+    make_expert=_make_expert,
+    instruction=package_text(__name__, "instruction.txt"),
+    normalise_action=_normalise_action,
+    label="webshop-generated",
+    categories=("beauty", "electronics", "fashion", "garden", "grocery"),
+    packages=("rapidfuzz", "snowballstemmer"),
+)
+"""The entry point `webshop` of the group `qlass.envs`."""
