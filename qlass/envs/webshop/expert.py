@@ -154,9 +154,9 @@ class WebshopExpert:
         hits = [self._items[asin] for asin in self._here if not self._items[asin].rejected]
         if hits and (left > 2 + len(wish.options) or not self._opened()):
             return self._open(max(hits, key=lambda item: _promise(item, wish)), wish)
-        if left <= 2 + len(wish.options) or self._query >= len(wish.queries):
-            if known := [self._items[asin] for asin in self._here]:
-                return self._open(max(known, key=lambda item: _promise(item, wish)), wish)
+        known = [self._items[asin] for asin in self._here]
+        if known and (left <= 2 + len(wish.options) or self._query >= len(wish.queries)):
+            return self._open(max(known, key=lambda item: _promise(item, wish)), wish)
         if self._page < _PAGES and self._page * _PER_PAGE < self._total:
             return self._say("Nothing else here fits. I turn the page.", "No more here. Next page."), "click[Next >]"
         return self._search(wish, self._say("Nothing here fits.", "None of these is right."))
@@ -197,7 +197,8 @@ class WebshopExpert:
         page = next((page for page in _SUB_PAGES if page not in item.read), None)
         others = [asin for asin in self._here if asin != item.asin and not self._items[asin].rejected]
         if page is None or (page == _SUB_PAGES[1] and others):
-            return self._reject(item, f"{quality.name}? not in the features.")
+            where = "stated" if page is None else "in the features"
+            return self._reject(item, f"{quality.name}? not {where}.")
         item.read.append(page)
         self._sub_page = page
         place = "title" if page == _SUB_PAGES[0] else "features"

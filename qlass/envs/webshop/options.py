@@ -58,6 +58,8 @@ class Options:
         show_attributes: a product's page has a button for its hidden attributes (upstream's show_attrs).
         hidden_commands: queries may begin with <c>, <q>, <a> or <r>, as upstream.
         locked: nothing can be done after buying; false: searching goes on, as upstream.
+        lists: for original data: a JSON file with lists of goal numbers by split; null for upstream's ranges.
+        leaked: goals of dev and tests that `lists` has in train too are kept.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -72,6 +74,8 @@ class Options:
     show_attributes: bool = False
     hidden_commands: bool = False
     locked: bool = True
+    lists: str | None = None
+    leaked: bool = False
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Options:
@@ -97,7 +101,8 @@ def open_shop(options: Options) -> Shop:
         DependencyNotInstalled: snowballstemmer is missing.
         SettingsError: there are no goals, or no spaCy where it is asked for.
     """
-    return _open(replace(options, mode="text"))  # pages of either kind belong to one shop
+    # Pages of either kind and panels of any split belong to one shop.
+    return _open(replace(options, mode="text", lists=None, leaked=False))
 
 
 @lru_cache(maxsize=_SHOPS)

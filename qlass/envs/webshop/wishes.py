@@ -18,12 +18,6 @@ _PRICE = re.compile(r",? and price lower than ([\d.]+) dollars\.?$")
 _NAMED_OPTIONS = re.compile(r" with ((?:(?!with )[a-z ])+: .+)$")
 _GONE = " ; "
 """Stands where a phrase was understood, so that no other one is found across it."""
-# Words of frames and questions, which say nothing about the product.
-_EMPTY = frozenset(
-    "a also am an and are be buy can choose color d find for from get give good has have help i i'm in interested is it like "
-    "look looking m made me my need of on one or pick please price s she should show size some something style that the "
-    "them to trying us want which will with would you".split()
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +47,7 @@ class Wish:
         qualities: properties that it must have.
         options: values to choose, lower case.
         cap: price in dollars that it must stay below; infinite where none is named.
-        rest: words that were not understood.
+        rest: words that were not understood; where the kind is not known, they are the thing.
     """
 
     thing: str
@@ -66,9 +60,8 @@ class Wish:
     @property
     def queries(self) -> tuple[str, ...]:
         """Return what to search for: everything first, then less."""
-        qualities = " ".join(quality.name for quality in self.qualities)
-        full = " ".join(filter(None, (qualities, self.thing, *self.options)))
-        return tuple(dict.fromkeys((full, f"{self.thing} {qualities}".strip(), self.thing)))
+        short = " ".join([*(quality.name for quality in self.qualities), self.thing])
+        return tuple(dict.fromkeys((" ".join([short, *self.options]), short, self.thing)))
 
 
 def understand(instruction: str) -> Wish:
@@ -85,9 +78,9 @@ def understand(instruction: str) -> Wish:
     qualities, text = _qualities(text)
     named, text = _options(text)
     thing, text = _thing(text)
-    rest = " ".join(word for word in re.findall(r"\w[\w'.-]*", text) if word not in _EMPTY)
+    rest = " ".join(word for word in re.findall(r"\w[\w'.-]*", text) if word not in vocabulary().empty)
     marks = _things()[0].get(thing, ())
-    return Wish(thing or rest or text, marks, qualities, (*options, *named), cap, rest if thing else "")
+    return Wish(thing or rest or text, marks, qualities, (*options, *named), cap, rest)
 
 
 def _qualities(text: str) -> tuple[tuple[Quality, ...], str]:
@@ -146,7 +139,7 @@ def _option_patterns() -> tuple[re.Pattern[str], ...]:
 @cache
 def _things() -> tuple[Mapping[str, tuple[str, ...]], re.Pattern[str]]:
     """Return the marks of every kind of product by what customers call it, and a pattern of all names."""
-    marks = {}
+    marks: dict[str, tuple[str, ...]] = {}
     for kind in vocabulary().types:
         first, *others = (head.lower().split() for head in kind.heads)
         common = tuple(word for word in first if all(word in other for other in others))

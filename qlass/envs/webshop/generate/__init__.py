@@ -6,6 +6,7 @@ it can be compared with a published one (docs of the environment say why).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from qlass.envs.webshop.generate.families import Product, make_family
 from qlass.envs.webshop.generate.instructions import entries, synthetic
 from qlass.envs.webshop.generate.vocabulary import vocabulary
 from qlass.errors import SettingsError
-from qlass.jsonl import write_json
+from qlass.jsonl import replacing
 
 MAX_SIZE = 100_000
 
@@ -28,7 +29,8 @@ class Generated:
     """A generated catalogue.
 
     Attributes:
-        products: in the order of the file; a larger catalogue of the same seed begins with the same families.
+        products: in the order of the file; a larger catalogue of the same seed begins with the same ones, so the last
+            family may be cut off.
         size: how many products were asked for.
         seed: what everything was drawn from.
     """
@@ -49,7 +51,7 @@ class Generated:
         """Return the content of the file of human instructions, by asin."""
         return dict(entries(vocabulary(), self.products, self.seed))
 
-    def families(self) -> Mapping[str, Product]:
+    def by_asin(self) -> Mapping[str, Product]:
         """Return products by asin: `family`, `role` and `kind` say where each belongs."""
         return {product.asin: product for product in self.products}
 
@@ -59,9 +61,9 @@ class Generated:
         Raises:
             StorageError: a file could not be written.
         """
-        folder.mkdir(parents=True, exist_ok=True)
         for name, content in zip(FILES, (self.items(), self.instructions(), self.human()), strict=True):
-            write_json(folder / name, content)
+            with replacing(folder / name) as temporary:  # not sorted: the order of option groups is that of the pages
+                temporary.write_text(f"{json.dumps(content)}\n", encoding="ascii")
 
 
 def generate(size: int, seed: int) -> Generated:

@@ -22,8 +22,8 @@ ALL, NO_ATTRIBUTE, NO_OPTION, DEAR, NO_TWO = "all", "no attribute", "no option",
 # p90 10, ranges 9 %, no price 9 %, no description 30 %. Options are more frequent here: three goals of four name one.
 _GROUPS = {0: 0.42, 1: 0.34, 2: 0.18, 3: 0.06}
 _VALUES = (2, 3, 3, 4, 4, 4, 5, 6, 8, 10, 12)
-_RANGES, _NO_PRICE, _NO_DESCRIPTION = 0.06, 0.04, 0.3
-_PLACES = {"title": 0.26, "first": 0.12, "later": 0.56, "description": 0.06}
+_RANGES, _NO_PRICE, _NO_DESCRIPTION = 0.08, 0.06, 0.3
+_PLACES = {"title": 0.27, "first": 0.13, "later": 0.57, "description": 0.03}
 """Where an attribute is stated. Search reads the title, the description and the first bullet only."""
 _IN_TITLE = 2
 _ABOVE_CAP = (45.0, 120.0)
@@ -133,7 +133,7 @@ def _base(kind: ProductType, number: int, rng: random.Random) -> Product:
         group = rng.choice(options)
         wanted = (group.name, rng.choice(group.values))
     attributes = tuple(rng.sample(kind.attributes, rng.choice((2, 3, 3, 4))))
-    return Product("", number, ALL, kind, attributes, options, wanted, _prices(kind, rng))
+    return Product("", number, ALL, kind, attributes, options, wanted, _shown(_price(kind, rng), rng))
 
 
 def _offered(group: OptionGroup, rng: random.Random) -> OptionGroup:
@@ -143,10 +143,14 @@ def _offered(group: OptionGroup, rng: random.Random) -> OptionGroup:
     return OptionGroup(group.name, tuple(group.values[index] for index in chosen))
 
 
-def _prices(kind: ProductType, rng: random.Random) -> tuple[float, ...]:
-    """Draw a price, low ones more often; a range or none in a few per cent."""
+def _price(kind: ProductType, rng: random.Random) -> float:
+    """Draw a usual price in dollars, low ones more often."""
     low, high = kind.price
-    price = _cents(low * (high / low) ** rng.random())
+    return _cents(low * (high / low) ** rng.random())
+
+
+def _shown(price: float, rng: random.Random) -> tuple[float, ...]:
+    """Return what is shown of a price: in a few per cent a range, or nothing."""
     draw = rng.random()
     if draw < _NO_PRICE:
         return ()
@@ -170,7 +174,7 @@ def _lacking(base: Product, role: str, rng: random.Random) -> Product:
     top = base.prices[-1] if base.prices else _MISSING_PRICE
     if role == DEAR:
         return replace(base, role=role, prices=(_cents(top + rng.uniform(*_ABOVE_CAP) + 1),))
-    prices = (_cents(max(top * rng.uniform(0.85, 1.1), 4.0)),)
+    prices = _shown(_cents(max(top * rng.uniform(0.85, 1.1), 4.0)), rng)
     if role == NO_OPTION and base.wanted:
         return replace(base, role=role, prices=prices, options=_without(base, base.wanted, rng))
     lost = 1 if role == NO_ATTRIBUTE else 2
@@ -235,7 +239,7 @@ def _title(words: Vocabulary, kind: ProductType, head: str, stated: Sequence[Att
     behind = [attribute for attribute in stated if not attribute.leads]
     title = " ".join([brand, *map(_capitals, before), rng.choice(kind.adjectives), head])
     for attribute in behind:
-        word = {"is": ",", "has": " with", "for": " for", "of": " of"}[attribute.kind]
+        word = {"is": ",", "has": " with", "for": " for"}[attribute.kind]
         title += f"{word} {_capitals(attribute.bare)}"
     return ", ".join([title, *rng.sample(kind.fillers, rng.choice((1, 2, 2)))])
 

@@ -116,6 +116,7 @@ class Vocabulary:
         clauses: sentences that state an attribute, by its kind; with `{thing}` and `{text}`.
         asks: how customers ask for an option, by the name of its group.
         frames: how they begin; with `{thing}`.
+        empty: words of theirs that say nothing about the product.
         brands: beginnings and ends of brand names.
     """
 
@@ -126,6 +127,7 @@ class Vocabulary:
     clauses: Mapping[str, tuple[str, ...]]
     asks: Mapping[str, Asks]
     frames: tuple[str, ...]
+    empty: frozenset[str]
     brands: tuple[tuple[str, ...], tuple[str, ...]]
 
 
@@ -178,6 +180,7 @@ def vocabulary() -> Vocabulary:
         clauses={kind: tuple(clauses) for kind, clauses in common["clauses"].items()},
         asks={name: Asks(tuple(ask["lead"]), tuple(ask["own"])) for name, ask in common["options"].items()},
         frames=tuple(common["frames"]["open"]),
+        empty=frozenset(common["frames"]["empty"]),
         brands=(tuple(common["brands"]["first"]), tuple(common["brands"]["last"])),
     )
 
