@@ -126,6 +126,7 @@ def test_after_buying_upstream_goes_on(options):
     env.reset(task(options))
     for action in BUY:
         env.step(action)
+    assert env.step("click[buy now]")[1:4] == (0.0, False, False)  # paid once
     page, reward, terminated, _, info = env.step("search[mug]")
     assert "Page 1" in page
     assert (reward, terminated, info["outcome"]) == (0.0, False, 0.0)

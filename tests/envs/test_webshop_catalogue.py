@@ -53,6 +53,14 @@ def test_synthetic_goals_are_all_combinations_of_options():
     assert len({goal.price_upper for goal in mugs}) == 1  # one cap per product
 
 
+def test_the_order_of_goals_is_upstreams_shuffle():
+    numbers = list(range(7))
+    random.Random(233).shuffle(numbers)
+    made = [(MUG, color, size) for color in ("navy blue", "sand") for size in ('4" x 3"', "large | wide", "sand")]
+    ordered = [(goal.asin, *goal.option_values) for goal in synthetic_goals(tinyshop.catalogue())]
+    assert ordered == [[*made, (LAMP,)][number] for number in numbers]
+
+
 def test_goals_of_one_product_can_be_limited():
     products = tinyshop.catalogue()
     few = synthetic_goals(products, per_product=2)

@@ -69,7 +69,7 @@ TEXT_PAGES = {
         "Features [SEP] Reviews [SEP] Buy Now"
     ),
     ("search[wool]", f"click[{SCARF.lower()}]"): (
-        f"{HEAD} [SEP] < Prev [SEP] color [SEP] rosé [SEP] light blue [SEP] Écharpe d'hiver – Wool Scarf [SEP] "
+        f"{HEAD} [SEP] < Prev [SEP] color [SEP] rosé [SEP] light blue [SEP] kid's <3 & up [SEP] Écharpe d'hiver – Wool Scarf [SEP] "
         "Price: $1012.0 to $1020.0 [SEP] Rating: N.A. [SEP] Description [SEP] Features [SEP] Reviews [SEP] Buy Now"
     ),
     (*OPEN, "click[navy blue]", "click[large | wide]", "click[buy now]"): (
@@ -211,6 +211,24 @@ def test_the_page_of_results_and_the_options_as_upstream_keeps_them():
     assert (results.options, results.visited) == ((), {MUG})
     assert SHOP.apply(results, "click[back to search]") == State(GOAL)
     assert SHOP.apply(chosen, "search[soy]").visited == {MUG}
+
+
+@pytest.mark.parametrize(
+    ("actions", "shown"),
+    [
+        (
+            (*OPEN, "click[large | wide]", "click[navy blue]"),
+            '{"color": "navy blue", "size": "large | wide"}',
+        ),  # sorted
+        (("search[wool]", f"click[{SCARF}]", "click[rosé]"), r'{"color": "ros\u00e9"}'),
+        (
+            ("search[wool]", f"click[{SCARF}]", "click[kid's <3 & up]"),
+            r'{"color": "kid\u0027s \u003c3 \u0026 up"}',
+        ),
+    ],
+)
+def test_options_on_the_last_page_are_written_for_html(actions, shown):
+    assert f" [SEP] options [SEP] {shown} [SEP] attrs [SEP] " in text(*actions, "click[buy now]")
 
 
 def test_a_second_choice_in_a_group_replaces_the_first():

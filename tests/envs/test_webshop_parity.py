@@ -36,7 +36,7 @@ LETTERS = Nouns("letters", lambda title: tuple(re.findall(r"\w*[^\W\d_]\w*", tit
 def catalogue():
     """Return the products of the recorded run, with its prices."""
     rng = random.Random(2026)
-    rng.getrandbits(32)  # something that upstream imports draws one word before it loads the products
+    rng.getrandbits(32)  # upstream's first line of output draws one word (rich), before the products are loaded
     names = ("items_shuffle_1000.json", "items_ins_v2_1000.json", "items_human_ins.part.json")
     return load(*(FOLDER / name for name in names), seed=rng)
 

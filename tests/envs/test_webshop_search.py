@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("snowballstemmer")
 
-from qlass.envs.webshop.search import K1, B, Index, _held
+from qlass.envs.webshop.search import Index, _held
 from qlass.envs.webshop.tokens import stem, tokens, words
 
 
@@ -97,7 +97,7 @@ def test_scores_by_hand():
 
     def score(n_documents, frequency, length, weight=1):
         idf = math.log(1 + (4 - n_documents + 0.5) / (n_documents + 0.5))
-        return weight * idf * frequency / (frequency + K1 * (1 - B + B * length / average))
+        return weight * idf * frequency / (frequency + 0.9 * (1 - 0.4 + 0.4 * length / average))
 
     hits = index.search("red handles, red")
     assert [hit.name for hit in hits] == ["A", "B"]
@@ -109,6 +109,12 @@ def test_ties_are_ordered_by_id():
     assert [hit.name for hit in Index.of(DOCUMENTS).search("lamp")] == ["C", "D"]
     many = [(f"{number:03}", "same words") for number in range(200)]
     assert [hit.name for hit in Index.of(reversed(many)).search("words")] == [name for name, _ in many[:50]]
+
+
+def test_ties_at_the_border_of_the_top_are_ordered_by_id():
+    mixed = [(f"{number:03}", "same" if number % 3 else "same same") for number in range(90)]
+    expected = [name for name, text in mixed if text != "same"] + [name for name, text in mixed if text == "same"]
+    assert [hit.name for hit in Index.of(mixed).search("same")] == expected[:50]
 
 
 @pytest.mark.parametrize("query", ["", "   ", "the of and", "unknown", "!?"])

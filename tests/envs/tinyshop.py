@@ -59,7 +59,7 @@ ITEMS = [
         category="fashion",
         query="scarves",
         product_category="Clothing › Women › Scarves",
-        customization_options={"color": values("rosé", "light blue")},
+        customization_options={"color": values("rosé", "light blue", "kid's <3 & up")},
     ),
     item(VASE, "Stoneware Vase", query="vases", product_category="Home › Kitchen › Vases", pricing="$985.00"),
     *(item(f"B0CANDLE{number:02}", f"Soy Candle Number {number}") for number in range(12)),
@@ -80,7 +80,7 @@ INSTRUCTIONS = {
 HUMAN = {
     VASE: [
         {
-            "instruction": "i want a stoneware vase...",
+            "instruction": "...i want a stoneware vase...",
             "attributes": ["unused"],
             "instruction_attributes": ["stoneware vase"],
             "instruction_options": [],

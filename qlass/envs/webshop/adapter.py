@@ -9,14 +9,14 @@ from typing import Any
 from qlass.envs.core.base import Info, Snapshot, StepResult, TextEnv
 from qlass.envs.webshop.options import Options, open_shop
 from qlass.envs.webshop.pages import Pages
-from qlass.envs.webshop.state import SEARCH, Shop, State, parse_action
+from qlass.envs.webshop.state import Shop, State, parse_action
 from qlass.errors import EnvironmentFault
 from qlass.records import TaskSpec
 
 VERBS = ("search", "click")
 
-_CACHED = 1 << 12
-"""Pages whose admissible actions are remembered."""
+_pages = lru_cache(maxsize=4)(Pages)
+"""Pages of a shop and a mode, which all engines of a process share."""
 
 
 def normalise_action(text: str) -> str:
@@ -55,9 +55,8 @@ class WebShopEnv(TextEnv):
         """
         parsed = Options.of(options)
         self._shop: Shop = open_shop(parsed)
-        self._pages = Pages(self._shop, parsed.mode)
+        self._pages = _pages(self._shop, parsed.mode)
         self._state: State | None = None
-        self._admissible = lru_cache(_CACHED)(self._clicks)
 
     def reset(self, spec: TaskSpec, *, seed: int = 0) -> tuple[str, Info]:  # noqa: ARG002 - the contract's
         """Start a task; its key has `goal`, the number of the goal in upstream's order, and `asin`, the target.
@@ -105,13 +104,8 @@ class WebShopEnv(TextEnv):
     def _info(self, state: State, *, valid: bool) -> Info:
         outcome = 0.0 if state.reward is None else state.reward
         return {
-            "admissible_actions": self._admissible(State(0, state.place, state.keywords, state.page, state.asin)),
+            "admissible_actions": self._shop.clicks(state),
             "valid": valid,
             "success": outcome == 1.0,
             "outcome": outcome,
         }
-
-    def _clicks(self, state: State) -> tuple[str, ...]:
-        """Return all clicks that do something on a page, sorted; a text with a bracket can be offered in vain."""
-        actions = ((f"click[{text}]", text) for text in self._shop.targets(state) if text != SEARCH)
-        return tuple(sorted(action for action, text in actions if text and parse_action(action) == ("click", text)))

@@ -5,7 +5,8 @@ characters are left out, the first of two equal ids wins, a missing price is 100
 price that is drawn.
 
 *Differs from WebShop:* prices (here) and price caps (`goals`) are drawn with a generator of our own seed, so equal files
-give equal shops. A seed gives what WebShop gives in a process that called `random.seed` with it before loading.
+give equal shops; upstream leaves them to chance. The order of draws is upstream's: a generator that stands where its own
+stood gives its prices and caps.
 """
 
 from __future__ import annotations

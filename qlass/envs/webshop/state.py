@@ -133,6 +133,7 @@ class Shop:
         self.hits = lru_cache(_CACHED)(self._hits)
         self._worth = lru_cache(_CACHED)(self._reward)
         self._item_targets = lru_cache(_CACHED)(self._item)
+        self._page_clicks = lru_cache(_CACHED)(self._clicks)
         self._sub_pages = (*SUB_PAGES, ATTRIBUTES_PAGE) if rules.show_attributes else SUB_PAGES
 
     def product(self, asin: str) -> Product:
@@ -156,6 +157,10 @@ class Shop:
         if state.place == "item":
             return self._item_targets(state.asin)
         return _buttons(BACK, PREVIOUS) if state.place == "sub" else {}
+
+    def clicks(self, state: State) -> tuple[str, ...]:
+        """Return all clicks that do something on a page, sorted; a text with a bracket can be offered in vain."""
+        return self._page_clicks(State(0, state.place, state.keywords, state.page, state.asin))
 
     def apply(self, state: State, action: str) -> State | None:
         """Return the state after an action, None for an action that does nothing.
@@ -210,6 +215,10 @@ class Shop:
         return _buttons(BACK, PREVIOUS, *self._sub_pages, BUY) | {
             value: Target("option", name) for name, values in groups for value in values
         }
+
+    def _clicks(self, state: State) -> tuple[str, ...]:
+        actions = ((f"click[{text}]", text) for text in self.targets(state) if text != SEARCH)
+        return tuple(sorted(action for action, text in actions if text and parse_action(action) == ("click", text)))
 
     def _hits(self, keywords: tuple[str, ...]) -> tuple[str, ...]:
         if self.rules.hidden_commands and keywords[0] in _COMMANDS:
