@@ -1,10 +1,10 @@
 # Every target is one documented command in the environment of .venv; `make` alone lists them. Linux, Python 3.11 or 3.12.
-# Own indexes or wheels: pip's settings are used as they are. More extras: `make setup EXTRAS=alfworld,dev,sciworld`.
+# Own indexes or wheels: pip's settings are used as they are. More extras: `make setup EXTRAS=alfworld,webshop,dev,sciworld`.
 .DEFAULT_GOAL := help
 .PHONY: help setup run smoke flow params ui bench test test-all lint format clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || echo python3)
-EXTRAS ?= alfworld,dev
+EXTRAS ?= alfworld,webshop,dev
 ARGS ?=
 INSTALLED := .venv/.installed-$(EXTRAS)
 SMOKE := .work/smoke

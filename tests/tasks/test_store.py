@@ -453,7 +453,7 @@ def test_make_runs_the_programs_of_its_own_folder(tmp_path: Path, name: str) -> 
     python = place / ".venv" / "bin" / "python"
     python.write_text('#!/bin/sh\nprintf \'ours %s %s\\n\' "$*" "$PREFECT_HOME"\n')
     python.chmod(0o755)
-    (place / ".venv" / ".installed-alfworld,dev").touch()
+    (place / ".venv" / ".installed-alfworld,webshop,dev").touch()
     env = {name: value for name, value in os.environ.items() if name != "PREFECT_HOME"}
     for target, shown in (("run", "-m tasks.pipeline"), ("flow", "-m flows.pipeline"), ("ui", "-m mlflow ui")):
         done = subprocess.run(["make", "-C", place, target], env=env, capture_output=True, text=True, check=True)
