@@ -17,7 +17,7 @@ from pathlib import Path
 
 from benchmarks.rows import Row, rows_of
 
-PARTS = ("environment", "training", "rollout", "expand", "driver", "limits", "threads")
+PARTS = ("environment", "webshop", "training", "rollout", "expand", "driver", "limits", "threads")
 RESULTS = Path(__file__).parent / "results"
 
 

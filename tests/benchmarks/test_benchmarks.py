@@ -8,17 +8,23 @@ from typing import Any
 import pytest
 
 from benchmarks import __main__ as program
-from benchmarks import driver, environment, expand, limits, rollout, rows, threads, training
+from benchmarks import driver, environment, expand, limits, rollout, rows, threads, training, webshop
 
 CTRANSLATE2 = {f"expand_vs_ctranslate2 ({what})" for what in ("int8", "int8, cached", "float32", "float32, cached")}
 VLLM = {f"expand_vs_vllm ({what})" for what in ("eager", "eager, cached", "compiled", "compiled, cached")}
 INSTALLED = {"expand_vs_hf_generate"} | (CTRANSLATE2 if find_spec("ctranslate2") else set())
+SHOP = (
+    {"webshop_step_warm_vs_cold", "webshop_branch_vs_replay"}
+    if all(map(find_spec, webshop.WEBSHOP.packages))
+    else set()
+)
 SMALLEST: dict[str, tuple[Any, dict[str, int], set[str]]] = {
     "environment": (
         environment,
         {"games": 1, "episodes": 1, "steps": 4, "branches": 1},
         {f"alfworld_{what} ({engine})" for what in ("step_vs_stock", "branch_vs_replay") for engine in ("textworld", "native")},
     ),
+    "webshop": (webshop, {"tasks": 1, "branches": 2, "rounds": 1}, SHOP),
     "training": (
         training,
         {"trees": 1, "trajectories": 2, "rounds": 1},

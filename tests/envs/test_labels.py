@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from qlass.envs import get_definition
+from qlass.envs.webshop import nouns
 
 
 @pytest.mark.parametrize(
@@ -27,6 +28,36 @@ def test_alfworld(options: dict[str, Any], label: str) -> None:
     definition = get_definition("alfworld")
     assert definition.label_of(options) == label
     assert definition.published(options) == bool(options.get("data"))
+
+
+DATA = {"items": "items.json", "attributes": "attributes.json", "human": "human.json"}
+
+
+@pytest.mark.parametrize(
+    ("options", "label"),
+    [
+        ({}, "webshop-generated"),
+        ({"data": None, "size": 1000, "mode": "text", "goals": "human", "nouns": "rule"}, "webshop-generated"),
+        ({"size": 10_000}, "webshop-generated, 10,000 products"),
+        ({"size": 200, "mode": "text_rich"}, "webshop-generated, 200 products, text_rich"),
+        ({"data": DATA, "nouns": "rule"}, "WebShop, original data, synthetic goals, nouns by rule"),
+        (
+            {"data": DATA, "nouns": "rule", "goals": "human", "mode": "text_rich", "size": 10_000},
+            "WebShop, original data, human goals, nouns by rule, text_rich",
+        ),
+    ],
+)
+def test_webshop(options: dict[str, Any], label: str) -> None:
+    definition = get_definition("webshop")
+    assert definition.label_of(options) == label
+    assert not definition.published(options)
+
+
+def test_webshop_names_the_extractor_that_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = nouns.Nouns("spacy some_model 1.0", lambda title: (title,))
+    monkeypatch.setattr(nouns, "extractor", lambda kind: found)
+    label = get_definition("webshop").label_of({"data": DATA})
+    assert label == "WebShop, original data, synthetic goals, nouns by spacy some_model 1.0"
 
 
 def test_a_label_may_be_a_text() -> None:

@@ -137,6 +137,11 @@ def test_after_buying_upstream_goes_on(options):
     [
         ("click[Buy Now]", "click[buy now]"),
         ("search[Red MUG] please", "search[red mug]"),
+        ("click[b0tinymug1]", "click[B0TINYMUG1]"),  # a product's id as pages show it
+        ("click[B0TinyMug1]", "click[B0TINYMUG1]"),
+        ("click[B0TINYMUG12]", "click[b0tinymug12]"),
+        ("click[B0TINY MUG]", "click[b0tiny mug]"),
+        ("click[C0TINYMUG1]", "click[c0tinymug1]"),
         ("search[a]b]", "search[a]b]"),
         ("Click[Buy Now]", "Click[Buy Now]"),
         ("click[]", "click[]"),

@@ -60,6 +60,20 @@ def test_both_forms_of_pages_give_the_same_actions():
         assert play(spec, OPTIONS | {"mode": "text_rich"}) == play(spec)
 
 
+@pytest.mark.parametrize("goals", ["human", "synthetic"])
+def test_its_actions_and_all_that_is_offered_have_the_normal_form(goals):
+    options, offered = OPTIONS | {"goals": goals}, set()
+    env = make_env(DEFINITION, options, PATIENCE)
+    for spec in specs("train", 40, options):
+        env.reset(spec)
+        for _, action in play(spec, options)[0]:
+            assert DEFINITION.normalise_action(action) == action
+            offered.update(env.step(action)[4]["admissible_actions"])
+    for action in offered:
+        assert DEFINITION.normalise_action(action) == action
+    assert len([action for action in offered if action.startswith("click[B0")]) > 100
+
+
 def test_seeds_change_wordings_only():
     found = [play(spec, seed=seed) for spec in specs("dev", 5) for seed in (0, 1)]
     for (one, _), (other, _) in zip(found[::2], found[1::2], strict=True):
@@ -74,7 +88,7 @@ def test_it_names_what_it_checks_and_buys_only_what_it_saw_unless_patience_ends(
         wish = understand(shop.goals[spec.key["goal"]].instruction)
         last = steps[-1][0]
         bought = [action[6:-1] for _, action in steps if action.startswith("click[B0")][-1]
-        assert steps[-1][1] == "click[Buy Now]"
+        assert steps[-1][1] == "click[buy now]"
         if "I did not see" in last:
             assert len(steps) > PATIENCE - 4
             hurried += 1
@@ -157,7 +171,7 @@ def test_offered_values_are_chosen_though_the_words_around_them_are_not_known():
         "[SEP] Buy Now"
     )
     actions = [expert.act(page)[1] for page in (hit, item, item, item)]
-    assert actions == ["click[B0AAAAAAAA]", "click[antique gray]", "click[9.5 inch]", "click[Buy Now]"]
+    assert actions == ["click[B0AAAAAAAA]", "click[antique gray]", "click[9.5 inch]", "click[buy now]"]
 
 
 @pytest.mark.parametrize("observation", ["You are in a room.", "", "Instruction: [SEP] buy it"])

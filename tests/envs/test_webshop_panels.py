@@ -1,5 +1,6 @@
 """Panels of WebShop: which goals belong to which split."""
 
+import hashlib
 import json
 from itertools import islice
 
@@ -8,6 +9,7 @@ import pytest
 from qlass.envs.core.checker import check_env
 from qlass.envs.core.panels import build_panel, check_disjoint
 from qlass.envs.webshop import DEFINITION
+from qlass.envs.webshop import panels as module
 from qlass.envs.webshop.generate import FILES, generate
 from qlass.envs.webshop.options import Options, open_shop
 from qlass.envs.webshop.panels import SPLITS, leaks, panels, split_of
@@ -127,6 +129,25 @@ def test_lists_name_goals_and_those_of_train_are_left_out_of_tests(files, tmp_pa
     assert "split=test_seen leaked=2 kept=False" in caplog.text
     assert [spec.key["goal"] for spec in panels(options | {"leaked": True}, "test_seen", 0)] == [2, 3, 9, 5]
     assert leaks({"train": [7, 3, 5], "test_seen": [2, 3, 9, 5]}) == {"test_seen": [3, 5]}
+
+
+@pytest.mark.parametrize(
+    ("content", "change", "published"),
+    [
+        ({"test_seen": [9, 2, 5]}, {}, True),
+        ({"test_seen": [9, 2, 5], "train": [5]}, {"leaked": True}, True),
+        ({"test_seen": [9, 2, 5], "train": [5]}, {}, False),  # 5 is not played
+        ({"test_seen": [9, 2]}, {}, False),
+        ({"train": [2, 5, 9]}, {}, False),
+        ({"test_seen": [9, 2, 5]}, {"goals": "synthetic"}, False),
+        ({"test_seen": [9, 2, 5]}, {"data": None}, False),
+        ({"test_seen": [9, 2, 5]}, {"lists": None}, False),
+    ],
+)
+def test_published_tasks_are_all_of_the_published_list(files, tmp_path, monkeypatch, content, change, published):
+    monkeypatch.setattr(module, "PUBLISHED_TEST", hashlib.sha256(b"[2, 5, 9]").hexdigest())
+    options = files | {"lists": lists(tmp_path, content)} | change
+    assert DEFINITION.published(options) is published
 
 
 def test_lists_need_original_data():

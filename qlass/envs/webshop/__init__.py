@@ -1,7 +1,7 @@
 """WebShop: buying what an instruction asks for in a shop of text pages, byte for byte as the original plays.
 
 The default catalogue is generated (`webshop-generated`): no number on it can be compared with a published one. The
-original's own files can be used instead. Everything heavy is imported on first use, so this module can be imported
+original's own files can be used instead, and the label says so. Everything heavy is imported on first use, so this module can be imported
 without the extra `webshop`.
 """
 
@@ -38,6 +38,28 @@ def _normalise_action(text: str) -> str:
     return normalise_action(text)
 
 
+def _label(options: Mapping[str, Any]) -> str:
+    """Name the catalogue; for original data also the goals and the extractor of nouns, which decides about rewards.
+
+    The size of a generated catalogue and the form of pages are named where they are not the default.
+    """
+    from qlass.envs.webshop.nouns import extractor
+    from qlass.envs.webshop.options import Options
+
+    chosen, usual = Options.of(options), Options()
+    pages = f", {chosen.mode}" if chosen.mode != usual.mode else ""
+    if chosen.data is None:
+        size = f", {chosen.size:,} products" if chosen.size != usual.size else ""
+        return f"webshop-generated{size}{pages}"
+    return f"WebShop, original data, {chosen.goals} goals, nouns by {extractor(chosen.nouns).kind}{pages}"
+
+
+def _published(options: Mapping[str, Any]) -> bool:
+    from qlass.envs.webshop.panels import plays_published
+
+    return plays_published(options)
+
+
 DEFINITION = EnvDefinition(
     name="webshop",
     make=_make,
@@ -45,8 +67,9 @@ DEFINITION = EnvDefinition(
     make_expert=_make_expert,
     instruction=package_text(__name__, "instruction.txt"),
     normalise_action=_normalise_action,
-    label="webshop-generated",
+    label=_label,
     categories=("beauty", "electronics", "fashion", "garden", "grocery"),
     packages=("rapidfuzz", "snowballstemmer"),
+    published=_published,
 )
 """The entry point `webshop` of the group `qlass.envs`."""

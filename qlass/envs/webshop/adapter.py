@@ -9,7 +9,7 @@ from typing import Any
 from qlass.envs.core.base import Info, Snapshot, StepResult, TextEnv
 from qlass.envs.webshop.options import Options, open_shop
 from qlass.envs.webshop.pages import Pages
-from qlass.envs.webshop.state import Shop, State, parse_action
+from qlass.envs.webshop.state import Shop, State, parse_action, written
 from qlass.errors import EnvironmentFault
 from qlass.records import TaskSpec
 
@@ -20,12 +20,12 @@ _pages = lru_cache(maxsize=4)(Pages)
 
 
 def normalise_action(text: str) -> str:
-    """Return the form in which the shop knows an action: argument in lower case, nothing after the last bracket.
+    """Return an action with its argument in lower case, a product's id in upper case, nothing after the last bracket.
 
-    What is no action is returned as it is: upstream takes " click[x]" or "Click[x]" for none.
+    Either case is executed alike. What is no action is returned as it is: upstream takes " click[x]" or "Click[x]" for none.
     """
     name, argument = parse_action(text)
-    return f"{name}[{argument}]" if name in VERBS and argument else text
+    return written(name, argument) if name in VERBS and argument else text
 
 
 class WebShopEnv(TextEnv):

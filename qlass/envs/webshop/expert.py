@@ -15,6 +15,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from qlass.envs.webshop.state import BUY, NEXT, PREVIOUS, written
 from qlass.envs.webshop.wishes import Quality, Wish, understand
 from qlass.errors import EnvironmentFault
 from qlass.records import TaskSpec
@@ -81,7 +82,7 @@ class WebshopExpert:
         self._steps = 0
 
     def act(self, observation: str) -> tuple[str, str]:
-        """Return (thought, action) for the newest observation.
+        """Return (thought, action in normal form) for the newest observation.
 
         Raises:
             EnvironmentFault: it is no page of an unfinished episode.
@@ -99,7 +100,7 @@ class WebshopExpert:
             return self._choose_hit(wish)
         if self._item is None:
             raise EnvironmentFault(f"a page of an item that was not opened: {observation[:120]!r}")
-        if parts[-1] == "Buy Now":
+        if parts[-1] == BUY:
             self._sub_page = ""
             self._learn_item(self._item, parts, wish)
             return self._check(self._item, wish)
@@ -117,7 +118,7 @@ class WebshopExpert:
     def _learn_results(self, parts: Sequence[str], page: int, total: int) -> None:
         self._page, self._total = page, total
         self._item, self._chosen, self._here = None, [], []
-        hits = parts[parts.index("Next >") + 1 :]
+        hits = parts[parts.index(NEXT) + 1 :]
         while len(hits) >= 2:
             asin, *hits = hits
             title = "" if hits[0].startswith("$") else hits.pop(0)
@@ -142,7 +143,7 @@ class WebshopExpert:
         self._query += 1
         return (
             f"{why} {self._say('I search for it.', 'Let me search.', 'I look for it in the shop.')}",
-            f"search[{query}]",
+            written("search", query),
         )
 
     def _choose_hit(self, wish: Wish) -> tuple[str, str]:
@@ -158,7 +159,7 @@ class WebshopExpert:
         if known and (left <= 2 + len(wish.options) or self._query >= len(wish.queries)):
             return self._open(max(known, key=lambda item: _promise(item, wish)), wish)
         if self._page < _PAGES and self._page * _PER_PAGE < self._total:
-            return self._say("Nothing else here fits. I turn the page.", "No more here. Next page."), "click[Next >]"
+            return self._say("Nothing else here fits. I turn the page.", "No more here. Next page."), _click(NEXT)
         return self._search(wish, self._say("Nothing here fits.", "None of these is right."))
 
     def _opened(self) -> list[_Item]:
@@ -169,7 +170,7 @@ class WebshopExpert:
         reason = f"{item.asin} costs {_dollars(item.low)}"
         if wish.cap < float("inf"):
             reason += f", {'below' if item.low < wish.cap else 'not below'} {_dollars(wish.cap)}"
-        return f"{reason}. {self._say('I open it.', 'I look at it.', 'Let me see it.')}", f"click[{item.asin}]"
+        return f"{reason}. {self._say('I open it.', 'I look at it.', 'Let me see it.')}", _click(item.asin)
 
     def _check(self, item: _Item, wish: Wish) -> tuple[str, str]:
         """Check one constraint after the other; buy when all were seen."""
@@ -187,10 +188,10 @@ class WebshopExpert:
         if option:
             thought = f"{self._summary(item)}Is {option} offered? yes. I choose it."
             self._chosen.append(option)
-            return thought, f"click[{option}]"
+            return thought, _click(option)
         lacking = [*([missing] if missing else []), *(quality.name for quality in unseen)]
         doubt = f"I did not see {' and '.join(lacking)}, but I found nothing better. " if lacking else ""
-        return f"{self._summary(item)}{doubt}{self._say('I buy it.', 'I take this one.')}", "click[Buy Now]"
+        return f"{self._summary(item)}{doubt}{self._say('I buy it.', 'I take this one.')}", _click(BUY)
 
     def _look_for(self, quality: Quality, item: _Item) -> tuple[str, str]:
         """Open the next sub page that may state a property, or reject the item."""
@@ -202,16 +203,16 @@ class WebshopExpert:
         item.read.append(page)
         self._sub_page = page
         place = "title" if page == _SUB_PAGES[0] else "features"
-        return f"{quality.name}? not in the {place}. I read the {page.lower()}.", f"click[{page}]"
+        return f"{quality.name}? not in the {place}. I read the {page.lower()}.", _click(page)
 
     def _leave_sub_page(self, item: _Item, wish: Wish) -> tuple[str, str]:
         unseen = [quality.name for quality in wish.qualities if quality.name not in item.seen]
         found = f"{unseen[0]}? not here." if unseen else f"{self._list_seen(item)}? yes, stated here."
-        return f"{found} {self._say('I go back.', 'Back to the item.')}", "click[< Prev]"
+        return f"{found} {self._say('I go back.', 'Back to the item.')}", _click(PREVIOUS)
 
     def _reject(self, item: _Item, why: str) -> tuple[str, str]:
         item.rejected = True
-        return f"{why} {self._say('I go back to the results.', 'Not this one. I go back.')}", "click[< Prev]"
+        return f"{why} {self._say('I go back to the results.', 'Not this one. I go back.')}", _click(PREVIOUS)
 
     # What it says
 
@@ -230,6 +231,10 @@ class WebshopExpert:
 
     def _say(self, *wordings: str) -> str:
         return self._rng.choice(wordings)
+
+
+def _click(text: str) -> str:
+    return written("click", text.lower())
 
 
 def _segments(observation: str) -> list[str]:

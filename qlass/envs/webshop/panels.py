@@ -41,6 +41,10 @@ SPLITS = ("train", "dev", "test_seen", "test_unseen")
 RANGES = {"test_seen": (0, 500), "dev": (500, 1500), "train": (1500, None)}
 """Upstream's numbers of human goals: baseline_models/env.py, princeton-nlp/WebShop@64fa2a5 (its eval is our dev)."""
 
+PUBLISHED_TEST = "9fe8ebddd07318b16793ca47afeed40f8f280b58c0b0c6b5570e68d83eadf3b4"
+"""SHA-256 of the 200 goals on which ETO and QLASS report, sorted, as JSON: eval_agent/data/webshop/test_indices.json,
+Rafa-zy/QLASS@6f2cdf4."""
+
 _SHARES = 8
 _DEV, _TEST = 3, 7
 """Of eight families one is dev and one is test_seen."""
@@ -92,6 +96,24 @@ def leaks(lists: Mapping[str, Iterable[int]]) -> dict[str, list[int]]:
     """Return by split the goals of dev and tests that are in train too (21 of the 200 in ETO's test list)."""
     train = set(lists.get("train", ()))
     return {split: sorted(train.intersection(lists[split])) for split in lists if split != "train"}
+
+
+def plays_published(options: Mapping[str, Any]) -> bool:
+    """Return whether the tests are those of published results: human goals of original data, all of PUBLISHED_TEST.
+
+    Without `leaked` they are not: 21 of those goals are in train too, and are left out.
+
+    Raises:
+        SettingsError: a bad option.
+        DataError: a list is not what it should be.
+    """
+    parsed = Options.of(options)
+    if parsed.data is None or parsed.goals != "human" or parsed.lists is None:
+        return False
+    lists = _read(parsed.lists)
+    lost = set() if parsed.leaked else set(leaks(lists).get("test_seen", ()))
+    kept = sorted(set(lists.get("test_seen", ())) - lost)
+    return hashlib.sha256(json.dumps(kept).encode("ascii")).hexdigest() == PUBLISHED_TEST
 
 
 def _specs(shop: Shop, numbers: Iterable[int], name: str, split: str) -> Iterator[TaskSpec]:
@@ -157,14 +179,20 @@ def _in_range(n_goals: int, split: str) -> range:
     return range(first, n_goals if end is None else end)
 
 
-def _listed(path: str, n_goals: int, split: str, *, leaked: bool) -> list[int]:
-    """Return a split's numbers from a file `{"train": [...], "test_seen": [...]}`."""
+def _read(path: str) -> dict[str, list[int]]:
+    """Return goal numbers by split from a file `{"train": [...], "test_seen": [...]}`."""
     try:
         lists = _LISTS.validate_python(read_json(Path(path)), strict=True)
     except ValidationError as error:
         raise DataError(f"{path}: {problems(error, _LISTS)[0]}") from None
     if unknown := sorted(lists.keys() - set(SPLITS)):
         raise DataError(f"{path}: unknown splits {', '.join(unknown)}; allowed are {', '.join(SPLITS)}")
+    return lists
+
+
+def _listed(path: str, n_goals: int, split: str, *, leaked: bool) -> list[int]:
+    """Return a split's numbers from a file of lists."""
+    lists = _read(path)
     if split not in lists:
         raise SettingsError(f"split={split!r}: {path} has only {', '.join(lists)}; add a list of goal numbers to it")
     numbers = lists[split]

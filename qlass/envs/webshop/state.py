@@ -34,6 +34,7 @@ SEARCH = "search"
 """The button beside the search bar: it is offered, and does nothing."""
 
 _ACTION = re.compile(r"(.+)\[(.+)\]")
+_PRODUCT_ID = re.compile(r"b0[a-z0-9]{8}")
 _CACHED = 1 << 13
 """Queries whose hits, and purchases whose reward, are remembered."""
 
@@ -104,6 +105,17 @@ def parse_action(text: str) -> tuple[str, str]:
     return (match[1], match[2].lower()) if match else (text, "")
 
 
+def written(name: str, argument: str) -> str:
+    """Return the normal form of an action.
+
+    Args:
+        name: of the action.
+        argument: in lower case, as `parse_action` returns it. It stays so, but for a product's id, which is written in
+            upper case, as pages show it: so it can be copied from there.
+    """
+    return f"{name}[{argument.upper() if _PRODUCT_ID.fullmatch(argument) else argument}]"
+
+
 class Shop:
     """The shop: pages lead to pages, for any number of episodes at a time.
 
@@ -159,7 +171,10 @@ class Shop:
         return _buttons(BACK, PREVIOUS) if state.place == "sub" else {}
 
     def clicks(self, state: State) -> tuple[str, ...]:
-        """Return all clicks that do something on a page, sorted; a text with a bracket can be offered in vain."""
+        """Return all clicks that do something on a page, in normal form and sorted.
+
+        A text with a bracket can be offered in vain.
+        """
         return self._page_clicks(State(0, state.place, state.keywords, state.page, state.asin))
 
     def apply(self, state: State, action: str) -> State | None:
@@ -217,7 +232,7 @@ class Shop:
         }
 
     def _clicks(self, state: State) -> tuple[str, ...]:
-        actions = ((f"click[{text}]", text) for text in self.targets(state) if text != SEARCH)
+        actions = ((written("click", text), text) for text in self.targets(state) if text != SEARCH)
         return tuple(sorted(action for action, text in actions if text and parse_action(action) == ("click", text)))
 
     def _hits(self, keywords: tuple[str, ...]) -> tuple[str, ...]:
