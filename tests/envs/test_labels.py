@@ -36,10 +36,15 @@ DATA = {"items": "items.json", "attributes": "attributes.json", "human": "human.
 @pytest.mark.parametrize(
     ("options", "label"),
     [
-        ({}, "webshop-generated"),
-        ({"data": None, "size": 1000, "mode": "text", "goals": "human", "nouns": "rule"}, "webshop-generated"),
-        ({"size": 10_000}, "webshop-generated, 10,000 products"),
-        ({"size": 200, "mode": "text_rich"}, "webshop-generated, 200 products, text_rich"),
+        ({}, "webshop-generated (1,000 products, seed 0), synthetic goals"),
+        (
+            {"data": None, "size": 10_000, "mode": "text", "goals": "human", "nouns": "rule"},
+            "webshop-generated (10,000 products, seed 0), human goals",
+        ),
+        (
+            {"size": 200, "seed": 3, "mode": "text_rich"},
+            "webshop-generated (200 products, seed 3), synthetic goals, text_rich",
+        ),
         ({"data": DATA, "nouns": "rule"}, "WebShop, original data, synthetic goals, nouns by rule"),
         (
             {"data": DATA, "nouns": "rule", "goals": "human", "mode": "text_rich", "size": 10_000},

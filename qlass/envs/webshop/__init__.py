@@ -39,18 +39,18 @@ def _normalise_action(text: str) -> str:
 
 
 def _label(options: Mapping[str, Any]) -> str:
-    """Name the catalogue; for original data also the goals and the extractor of nouns, which decides about rewards.
+    """Name the catalogue, the goals, and for original data the extractor of nouns, which decides about rewards.
 
-    The size of a generated catalogue and the form of pages are named where they are not the default.
+    Numbers on two generated catalogues cannot be compared, so size and seed are named; the form of pages where it is not
+    the default.
     """
     from qlass.envs.webshop.nouns import extractor
     from qlass.envs.webshop.options import Options
 
-    chosen, usual = Options.of(options), Options()
-    pages = f", {chosen.mode}" if chosen.mode != usual.mode else ""
+    chosen = Options.of(options)
+    pages = f", {chosen.mode}" if chosen.mode != Options().mode else ""
     if chosen.data is None:
-        size = f", {chosen.size:,} products" if chosen.size != usual.size else ""
-        return f"webshop-generated{size}{pages}"
+        return f"webshop-generated ({chosen.size:,} products, seed {chosen.seed}), {chosen.goals} goals{pages}"
     return f"WebShop, original data, {chosen.goals} goals, nouns by {extractor(chosen.nouns).kind}{pages}"
 
 
