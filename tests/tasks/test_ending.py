@@ -40,7 +40,9 @@ def start(folder: Path, stuck: str, *, before: str = "", closing_s: float = 15.0
         [sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert program.stdout is not None
-    return program, int(program.stdout.readline())
+    child = int(program.stdout.readline())
+    time.sleep(1.0)  # until it is stuck: it says that it is ready just before
+    return program, child
 
 
 def finish(program: subprocess.Popen[str], seconds: float) -> tuple[int, str, str]:
@@ -86,7 +88,6 @@ def test_ranks_that_never_meet_do_not_make_a_program_deaf(tmp_path: Path) -> Non
     meeting = f"tcp://127.0.0.1:{closed_port()}"
     stuck = f"import torch; torch.distributed.init_process_group('gloo', {meeting!r}, rank=0, world_size=2)"
     program, _ = start(tmp_path, stuck, before="import torch")
-    time.sleep(1.0)  # until it is in there
     program.send_signal(signal.SIGTERM)
     assert finish(program, ending.REACTION_S + MARGIN_S)[0] == -signal.SIGKILL
 
