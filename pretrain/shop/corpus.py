@@ -91,7 +91,7 @@ def _walk(visit: Visit, steps: int, rng: random.Random) -> tuple[list[str], list
     actions: list[str] = []
     while len(actions) < steps and visit.state.place != "done":
         actions.append(_choose(visit, taste, rng))
-        visit.read(_after(visit, actions[-1]))
+        visit.act(actions[-1])
     return actions, visit.opened
 
 
@@ -111,17 +111,10 @@ def _tell(visit: Visit, actions: list[str], questions: int, rng: random.Random) 
         messages.ask(visit, rng.randint(0, most), rng)
         thought = _thought(visit, action, rng) if rng.random() < talkative else ""
         messages.append(("assistant", render_reply(thought, action)))
-        messages.append(("user", visit.read(_after(visit, action))))
+        messages.append(("user", visit.act(action)))
     if visit.state.place != "done":
         messages.ask(visit, rng.randint(1, questions), rng)
     return messages
-
-
-def _after(visit: Visit, action: str) -> State:
-    following = visit.world.shop.apply(visit.state, action)
-    if following is None:
-        raise AssertionError(f"the random player chose {action!r}, which its page does not offer")
-    return following
 
 
 def _choose(visit: Visit, taste: dict[str, float], rng: random.Random) -> str:

@@ -147,6 +147,17 @@ class Visit:
             self.texts[state.asin] += self.here()
         return self.world.pages.render(state)
 
+    def act(self, action: str) -> str:
+        """Execute an action and return the page after it.
+
+        Raises:
+            ValueError: the page does not offer it.
+        """
+        following = self.world.shop.apply(self.state, action)
+        if following is None:
+            raise ValueError(f"{action!r}: allowed here are {self.world.shop.clicks(self.state)} and searches")
+        return self.read(following)
+
     @property
     def wanted(self) -> Wanted:
         """What the instruction asks for."""
