@@ -77,7 +77,7 @@ def train_tokenizer(conversations: list[list[Message]], settings: dict[str, int]
         conversations: the corpus.
         settings: `pieces`, `word_count` and `numbers` of pretrain/params.yaml.
     """
-    fixed = sorted({*FURNITURE, *re.findall(r".*\n|.+", DEFINITION.instruction)}, key=len, reverse=True)
+    fixed = sorted({*FURNITURE, *re.findall(r".*\n|.+", DEFINITION.instruction)}, key=lambda text: (-len(text), text))
     # An id's mark behind a separator is fixed only where an id follows.
     phrases = [re.escape(text) + (r"(?=[0-9A-Z]{8}\b)" if text.endswith("B0") else "") for text in fixed]
     split = split_on("|".join([*phrases, _WORDS]))

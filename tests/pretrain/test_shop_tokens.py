@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -92,6 +95,27 @@ def test_every_text_survives(tokenizer: PreTrainedTokenizerFast, text: str) -> N
 def test_the_whole_corpus_survives(tokenizer: PreTrainedTokenizerFast, conversations: list[list[Message]]) -> None:
     texts = {message.content for conversation in conversations for message in conversation}
     assert all(tokenizer.decode(tokenizer.encode(text)) == text for text in texts)
+
+
+def test_equal_corpora_give_equal_tokenizers_in_every_process() -> None:
+    """A killed run makes its tokenizer again: it must be the one that its checkpoint knows."""
+    code = (
+        "from pretrain.shop.tokens import train_tokenizer; from qlass.records import Message;"
+        "texts = [Message('user', 'Instruction: [SEP] a khaki lamp [SEP] B0BW22S5IF [SEP] $8.99')];"
+        "made = train_tokenizer([texts], {'pieces': 275, 'word_count': 1, 'numbers': 9});"
+        "print(made.backend_tokenizer.to_str())"
+    )
+    made = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert made[0] == made[1] != ""
 
 
 def test_no_token_holds_an_id_or_a_product(tokenizer: PreTrainedTokenizerFast) -> None:
