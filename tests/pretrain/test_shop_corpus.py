@@ -22,6 +22,9 @@ from qlass.envs.webshop.wishes import understand
 from qlass.errors import SettingsError
 from qlass.prompts import parse_reply
 
+pytest.importorskip("rapidfuzz")
+pytest.importorskip("snowballstemmer")
+
 ID = r"B0[0-9A-Z]{8}"
 SETTINGS = {"size": 300, "max_steps": 12, "questions": 12}
 CATALOGUES = (1, 2)

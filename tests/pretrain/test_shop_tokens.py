@@ -23,6 +23,9 @@ from qlass.models.folders import load_tokenizer
 from qlass.prompts import load_chat_format
 from qlass.records import Message
 
+pytest.importorskip("rapidfuzz")
+pytest.importorskip("snowballstemmer")
+
 SETTINGS = {"size": 300, "max_steps": 12, "questions": 4}
 OPTIONS = {"goals": "human"}
 SHAPE = {
