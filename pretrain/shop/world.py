@@ -211,4 +211,4 @@ def normal_form(action: str) -> str:
     """Return an action as policies write it: an id in capitals, everything else in lower case."""
     name, _, argument = action.partition("[")
     found = re.fullmatch(r"b0[0-9a-z]{8}\]", argument.lower())
-    return f"{name}[{argument.upper() if name == 'click' and found else argument.lower()}"
+    return f"{name}[{argument.upper() if found else argument.lower()}"

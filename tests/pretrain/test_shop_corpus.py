@@ -236,7 +236,7 @@ def told(question: str, shop: Shop, state: State) -> str | None:
     if asked := re.fullmatch(rf"What does ({ID}) cost\?", question):
         return " to ".join(map(short, amounts(products[asked[1]].price_text)))
     if asked := re.fullmatch(r"Can you click (.+)\?", question):
-        return yes(f"click[{asked[1].lower()}]" in shop.clicks(state))
+        return yes(f"click[{asked[1]}]".lower() in map(str.lower, shop.clicks(state)))
     if re.match(r"Which ids are a ", question):
         return listed(asin for asin in shop.listed(state) if products[asin].query == goal.query)
     if asked := re.fullmatch(rf"Is (it|{ID}) a .+\?", question):
@@ -327,6 +327,7 @@ def test_replies_are_actions_in_normal_form_that_their_pages_offer(
         ("click[b0bw22s5if]", "click[B0BW22S5IF]"),
         ("click[Buy Now]", "click[buy now]"),
         ("search[B0BW22S5IF Soap]", "search[b0bw22s5if soap]"),
+        ("search[b0bw22s5if]", "search[B0BW22S5IF]"),
         ("click[b0bw22s5]", "click[b0bw22s5]"),
     ],
 )
