@@ -14,7 +14,8 @@ Kolter (arXiv 2305.09828).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from transformers import LlamaForCausalLM
@@ -25,8 +26,21 @@ MATCH = 4.0
 """Size of the second layer's queries and keys: large enough to single out an equal token."""
 
 
+class Codes(NamedTuple):
+    """Tokens that start alike; all others start unrelated.
+
+    Attributes:
+        kin: (token, part, ...): a token starts as the sum of its parts, itself among them where it has a share of its
+            own, scaled to the size of one.
+        numbers: value by token: sizes near each other start alike, so that a comparison is seen from the start.
+    """
+
+    kin: Sequence[tuple[int, ...]] = ()
+    numbers: Mapping[int, int] = {}
+
+
 @torch.no_grad()
-def install_induction(model: LlamaForCausalLM, names: Sequence[tuple[int, int, int]] = ()) -> None:
+def install_induction(model: LlamaForCausalLM, codes: Codes) -> None:
     """Overwrite the start of a freshly built model; its embeddings must not be tied.
 
     The residual stream (hidden,) is used as: 0 a constant, 1 to head_dim the token's code, the last head_dim the code of
@@ -39,8 +53,12 @@ def install_induction(model: LlamaForCausalLM, names: Sequence[tuple[int, int, i
     code, before = slice(1, 1 + width), slice(config.hidden_size - width, config.hidden_size)
     embedding = model.model.embed_tokens.weight
     embedding.normal_()
-    for name, kind, number in names:
-        embedding[name] = (embedding[kind] + embedding[number]) / math.sqrt(2)
+    if codes.numbers:
+        tokens = torch.tensor(list(codes.numbers))
+        sizes = _sizes(list(codes.numbers.values()), config.hidden_size)
+        embedding[tokens] = (embedding[tokens] + sizes) / math.sqrt(2)
+    for token, *parts in codes.kin:
+        embedding[token] = embedding[parts].sum(0) / math.sqrt(len(parts))
     embedding[:, 0] = 6.0
     model.lm_head.weight.copy_(0.02 * embedding)
     model.lm_head.weight[:, 0] = 0.0
@@ -65,3 +83,14 @@ def install_induction(model: LlamaForCausalLM, names: Sequence[tuple[int, int, i
     second.q_proj.weight[still, code.start + compared] += MATCH
     second.k_proj.weight[still, before.start + compared] += MATCH
     second.o_proj.weight[code, :width] += 4.0 * torch.eye(width)
+
+
+def _sizes(values: Sequence[int], width: int) -> torch.Tensor:
+    """Return (N, width) unit-variance waves over the logarithms of N numbers, long waves to short ones.
+
+    The long ones order all numbers; the short ones tell neighbours apart. (Random Fourier features: Rahimi and Recht,
+    2007.)
+    """
+    places = torch.tensor(values).add(1).log()[:, None]  # (N, 1)
+    frequencies = torch.logspace(-0.5, 2, width)
+    return math.sqrt(2) * torch.cos(frequencies * places + 2 * math.pi * torch.rand(width))

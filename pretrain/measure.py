@@ -11,16 +11,19 @@ from __future__ import annotations
 import argparse
 import itertools
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import yaml
+from transformers import PreTrainedModel
 
 from pretrain.corpus import play_game
 from qlass.envs.alfworld import panels
 from qlass.envs.alfworld.engine import NOTHING_HAPPENS
 from qlass.models.folders import load_checked_tokenizer, load_model
-from qlass.prompts import load_chat_format, parse_reply
+from qlass.prompts import ChatFormat, load_chat_format, parse_reply
 from qlass.records import Message
 from qlass.training.core.attention import choose_attention
 
@@ -56,31 +59,66 @@ def outcome_of(before: tuple[str, str], observation: str) -> str | None:
     return f"outcome of `{action.split()[0]}`: {'refused' if observation == NOTHING_HAPPENS else 'executed'}"
 
 
+class Reading(NamedTuple):
+    """A conversation as a model read it.
+
+    Attributes:
+        ids: its tokens.
+        likely: for each place, the token that the model took for the most likely next one.
+        ends: for each message, the place behind its last token.
+    """
+
+    ids: list[int]
+    likely: list[int]
+    ends: list[int]
+
+    def right(self, number: int) -> bool:
+        """Return whether the model would have written a reply, each token after the right ones before it."""
+        tokens = range(self.ends[number - 1] + 1, self.ends[number])  # the first one opens the reply
+        return all(self.likely[token - 1] == self.ids[token] for token in tokens)
+
+
 @torch.no_grad()
+def read(model: PreTrainedModel, chat: ChatFormat, messages: Sequence[tuple[str, str]]) -> Reading:
+    """Read a conversation of (role, text)."""
+    segments = list(chat.segments(tuple(Message(role, text) for role, text in messages)))
+    ids = list(itertools.chain.from_iterable(segments))
+    likely = model(torch.tensor([ids])).logits[0].argmax(-1).tolist()
+    return Reading(ids, likely, list(itertools.accumulate(map(len, segments))))
+
+
+def load_reader(folder: Path) -> tuple[PreTrainedModel, ChatFormat]:
+    """Load a model that reads, on the CPU, and its chat format."""
+    model = load_model(folder).eval()
+    choose_attention(model, torch.device("cpu"))
+    return model, load_chat_format("qlass", load_checked_tokenizer(folder))
+
+
+def print_table(found: Mapping[str, tuple[int, int]]) -> None:
+    """Print (right, asked) by kind of question."""
+    print("| question | right | asked |\n|---|---|---|")
+    for kind, (right, asked) in found.items():
+        print(f"| {kind} | {100 * right / asked:.0f} % | {asked} |")
+
+
 def measure(folder: Path, games: int) -> dict[str, tuple[int, int]]:
     """Return (right, asked) by kind of question."""
     params = yaml.safe_load(Path("pretrain/params.yaml").read_text())
-    chat = load_chat_format("qlass", load_checked_tokenizer(folder))
-    model = load_model(folder).eval()
-    choose_attention(model, torch.device("cpu"))
+    model, chat = load_reader(folder)
     begin = params["corpus"]["games"]
     refusal = next(chat.segments((Message("user", NOTHING_HAPPENS),)))[1]
     found: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     for spec in itertools.islice(panels.panels({}, "train", params["seed"]), begin, begin + games):
         for messages in play_game((spec, params["corpus"] | {"episodes_per_game": 2}, params["seed"])):
-            segments = list(chat.segments(tuple(Message(role, text) for role, text in messages)))
-            ids = list(itertools.chain.from_iterable(segments))
-            likely = model(torch.tensor([ids])).logits[0].argmax(-1).tolist()
-            ends = list(itertools.accumulate(map(len, segments)))
+            reading = read(model, chat, messages)
             for number in range(1, len(messages)):
                 if outcome := outcome_of(messages[number - 1], messages[number][1]):
-                    first = ends[number - 1] + 1  # of the observation's text
-                    found[outcome][0] += (likely[first - 1] == refusal) == outcome.endswith("refused")
+                    first = reading.ends[number - 1] + 1  # of the observation's text
+                    found[outcome][0] += (reading.likely[first - 1] == refusal) == outcome.endswith("refused")
                     found[outcome][1] += 1
                 kind = kind_of(messages[number - 1][1], messages[number][1])
                 if messages[number][0] == "assistant" and kind:
-                    tokens = range(ends[number - 1] + 1, ends[number])  # the first one opens the reply
-                    found[kind][0] += all(likely[token - 1] == ids[token] for token in tokens)
+                    found[kind][0] += reading.right(number)
                     found[kind][1] += 1
     return {kind: (right, asked) for kind, (right, asked) in sorted(found.items())}
 
@@ -91,9 +129,7 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--games", type=int, default=60)
     given = parser.parse_args()
-    print("| question | right | asked |\n|---|---|---|")
-    for kind, (right, asked) in measure(given.model, given.games).items():
-        print(f"| {kind} | {100 * right / asked:.0f} % | {asked} |")
+    print_table(measure(given.model, given.games))
 
 
 if __name__ == "__main__":

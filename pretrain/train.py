@@ -1,6 +1,7 @@
-"""Train the tokenizer and the base model from scratch on the corpus.
+"""Train the tokenizer and the base model of a recipe from scratch on its corpus.
 
-    python -m pretrain.train
+    python -m pretrain.train          # models/reader-3m
+    python -m pretrain.train shop     # models/reader-shop-3m
 
 Stops at `train.tokens`; a killed run with unchanged settings continues from its last checkpoint. The model starts with
 an induction circuit (`pretrain/circuit.py`), and batches are small: with large ones and the same tokens copying hardly appears.
@@ -8,6 +9,7 @@ an induction circuit (`pretrain/circuit.py`), and batches are small: with large 
 
 from __future__ import annotations
 
+import argparse
 import csv
 import itertools
 import json
@@ -17,19 +19,21 @@ import re
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import yaml
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import distributed
 from torch.multiprocessing import spawn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from pretrain.circuit import install_induction
+from pretrain.alphabet import BLANK, SPECIAL, split_on
+from pretrain.circuit import Codes, install_induction
+from pretrain.shop import tokens as shop_tokens
 from qlass.envs.alfworld.engine import NOTHING_HAPPENS
 from qlass.prompts import load_chat_format
 from qlass.prompts.chat import ChatFormat
@@ -39,8 +43,6 @@ from qlass.training.core.batches import epoch_batches
 
 logger = logging.getLogger(__name__)
 
-DATA = Path("pretrain/data")
-SPECIAL = ["<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]
 NUMBERS = " ".join(map(str, range(100)))
 WORDS = """Thought: Action: I need to find a one more. next. found it. take it from saw go to is closed. open it. have
 put in on Now clean heat cool hot with at bring use look check is right here. examine around again. first then must"""
@@ -61,7 +63,7 @@ def train_tokenizer(conversations: list[list[Message]], settings: dict[str, int]
     """
     tokenizer = Tokenizer(models.BPE())
     words = r" ?[A-Za-z]+| ?\d+|\s|[^\sA-Za-z\d]"
-    tokenizer.pre_tokenizer = _split(words)
+    tokenizer.pre_tokenizer = split_on(words)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=settings["vocab_size"],
@@ -76,23 +78,13 @@ def train_tokenizer(conversations: list[list[Message]], settings: dict[str, int]
     vocabulary, merges = described["model"]["vocab"], described["model"]["merges"]
     counts = Counter(name for text in texts for name in re.findall(r"(?<= )[a-z]+ \d+", text))
     for name in sorted(name for name, count in counts.items() if count >= settings["name_count"]):
-        kind, number = (f"\u0120{part}" for part in name.split())  # the byte-level alphabet's space
+        kind, number = (f"{BLANK}{part}" for part in name.split())
         if kind in vocabulary and number in vocabulary:
             merges.append([kind, number])
             vocabulary[kind + number] = len(vocabulary)
     tokenizer = Tokenizer.from_str(json.dumps(described))
-    tokenizer.pre_tokenizer = _split(rf" [a-z]+ \d{{1,2}}(?!\d)|{words}")
+    tokenizer.pre_tokenizer = split_on(rf" [a-z]+ \d{{1,2}}(?!\d)|{words}")
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|end|>")
-
-
-def _split(pattern: str) -> pre_tokenizers.PreTokenizer:
-    """Split text into the matches of a pattern, each as bytes."""
-    return pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(pattern), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
 
 
 class Row(NamedTuple):
@@ -153,13 +145,14 @@ def add_up(model: LlamaForCausalLM, loss: torch.Tensor) -> float:
     return float(flat[-1])
 
 
-def train(model: LlamaForCausalLM, rows: list[Row], settings: dict[str, Any], seed: int) -> list[dict[str, Any]]:
+def train(
+    model: LlamaForCausalLM, rows: list[Row], settings: dict[str, Any], seed: int, checkpoint: Path
+) -> list[dict[str, Any]]:
     """Run the schedule: linear warm-up, constant, linear decay to zero over the last 30 % of the tokens."""
     rank, ranks = distributed.get_rank(), distributed.get_world_size()
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=settings["lr"], betas=(0.9, 0.98), weight_decay=0.05, fused=True
     )
-    checkpoint = DATA / "checkpoint.pt"
     step, tokens, curve = 0, 0, []
     # `tokens` may change, to make a run shorter or longer while it is stopped.
     run = {"seed": seed, **{key: value for key, value in settings.items() if key != "tokens"}}
@@ -199,14 +192,35 @@ def train(model: LlamaForCausalLM, rows: list[Row], settings: dict[str, Any], se
     return curve
 
 
-def work(rank: int, params: dict[str, Any], meeting: str) -> None:
+class Recipe(NamedTuple):
+    """What differs between the base models.
+
+    Attributes:
+        key: of pretrain/params.yaml where its settings stand; empty for the top.
+        train_tokenizer: from a corpus and the settings `tokenizer`.
+        codes: tokens that start alike.
+    """
+
+    key: str
+    train_tokenizer: Callable[[list[list[Message]], dict[str, int]], PreTrainedTokenizerFast]
+    codes: Callable[[PreTrainedTokenizerFast], Codes]
+
+    def params(self) -> dict[str, Any]:
+        """Read the settings."""
+        params = yaml.safe_load(Path("pretrain/params.yaml").read_text())
+        return params[self.key] if self.key else params
+
+
+def work(rank: int, name: str, params: dict[str, Any], meeting: str) -> None:
     """Train as one of `train.ranks` processes; the first writes the model in bf16 with its tokenizer and loss curve."""
+    out = Path(params["out"])
+    checkpoint = out.with_name("checkpoint.pt")
     logging.basicConfig(level=logging.INFO if rank == 0 else logging.WARNING, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", meeting, rank=rank, world_size=params["train"]["ranks"])
     torch.manual_seed(params["seed"])
-    conversations = load_corpus(DATA / "corpus.jsonl")
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(DATA / "tokenizer")
+    conversations = load_corpus(out.with_name("corpus.jsonl"))
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(out.with_name("tokenizer"))
     chat = load_chat_format("qlass", tokenizer)
     rows = encode(conversations, chat, params["train"]["max_length"])
     lengths = [len(row.ids) for row in rows]
@@ -215,23 +229,22 @@ def work(rank: int, params: dict[str, Any], meeting: str) -> None:
         model = LlamaForCausalLM.from_pretrained(start, dtype=torch.float32)
         carry_over(model, PreTrainedTokenizerFast.from_pretrained(start), tokenizer)
     else:
-        model = new_model(params["model"], tokenizer)
+        model = new_model(params["model"], tokenizer, RECIPES[name].codes(tokenizer))
     choose_attention(model, torch.device("cpu"))
     logger.info("parameters=%d", model.num_parameters())
-    curve = train(model, rows, params["train"], params["seed"])
+    curve = train(model, rows, params["train"], params["seed"], checkpoint)
     if rank == 0:
-        out = Path(params["out"])
         model.to(torch.bfloat16).save_pretrained(out)
         tokenizer.save_pretrained(out)
         with (out / "pretraining_loss.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, ["step", "tokens", "loss"])
             writer.writeheader()
             writer.writerows(curve)
-        (DATA / "checkpoint.pt").unlink(missing_ok=True)  # or the next run would go on from this one's end
+        checkpoint.unlink(missing_ok=True)  # or the next run would go on from this one's end
     distributed.destroy_process_group()
 
 
-def new_model(shape: dict[str, int], tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+def new_model(shape: dict[str, int], tokenizer: PreTrainedTokenizerFast, codes: Codes) -> LlamaForCausalLM:
     """Build an untrained model that starts with the induction circuit."""
     config = LlamaConfig(
         **shape,
@@ -245,7 +258,7 @@ def new_model(shape: dict[str, int], tokenizer: PreTrainedTokenizerFast) -> Llam
         eos_token_id=tokenizer.eos_token_id,
     )
     model = LlamaForCausalLM(config)
-    install_induction(model, names_of(tokenizer))
+    install_induction(model, codes)
     return model
 
 
@@ -273,16 +286,27 @@ def carry_over(model: LlamaForCausalLM, old: PreTrainedTokenizerFast, new: PreTr
 def names_of(tokenizer: PreTrainedTokenizerFast) -> list[tuple[int, int, int]]:
     """Return (name, kind, number) for each piece that is a whole name, as token ids."""
     pieces = tokenizer.get_vocab()
-    parts = {piece: re.fullmatch(r"(\u0120[a-z]+)(\u0120\d+)", piece) for piece in pieces}
+    parts = {piece: re.fullmatch(rf"({BLANK}[a-z]+)({BLANK}\d+)", piece) for piece in pieces}
     return sorted((pieces[piece], pieces[found[1]], pieces[found[2]]) for piece, found in parts.items() if found)
+
+
+RECIPES = {
+    "household": Recipe("", train_tokenizer, lambda tokenizer: Codes(names_of(tokenizer))),
+    "shop": Recipe("shop", shop_tokens.train_tokenizer, shop_tokens.codes_of),
+}
 
 
 def main() -> None:
     """Make the tokenizer, then train."""
-    params = yaml.safe_load(Path("pretrain/params.yaml").read_text())
-    train_tokenizer(load_corpus(DATA / "corpus.jsonl"), params["tokenizer"]).save_pretrained(DATA / "tokenizer")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", nargs="?", choices=list(RECIPES), default="household")
+    name = parser.parse_args().recipe
+    params = RECIPES[name].params()
+    out = Path(params["out"])
+    corpus = load_corpus(out.with_name("corpus.jsonl"))
+    RECIPES[name].train_tokenizer(corpus, params["tokenizer"]).save_pretrained(out.with_name("tokenizer"))
     with tempfile.TemporaryDirectory() as folder:
-        spawn(work, (params, f"file://{folder}/meeting"), nprocs=params["train"]["ranks"])
+        spawn(work, (name, params, f"file://{folder}/meeting"), nprocs=params["train"]["ranks"])
 
 
 if __name__ == "__main__":

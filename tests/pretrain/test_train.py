@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from pretrain.train import batches, carry_over, encode, loss_of, names_of, new_model, train_tokenizer
+from pretrain.train import RECIPES, batches, carry_over, encode, loss_of, names_of, train_tokenizer
+from pretrain.train import new_model as new_model_of
 from qlass.prompts import load_chat_format
 from qlass.records import Message
 
@@ -18,6 +19,10 @@ SHAPE = {
     "num_attention_heads": 4,
     "num_key_value_heads": 1,
 }
+
+
+def new_model(shape: dict[str, int], tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    return new_model_of(shape, tokenizer, RECIPES["household"].codes(tokenizer))
 
 
 def make_tokenizer(name_count: int) -> PreTrainedTokenizerFast:

@@ -1,0 +1,132 @@
+"""The tokenizer of the shop reader: pages in few tokens, and names that two layers of attention can copy.
+
+A token is one of
+* a fixed piece of every page or reply (` [SEP] Rating: N.A. [SEP] ... [SEP] Buy Now`), of `FURNITURE` or of the prompt;
+* two characters of an id after its `B0`;
+* a whole number, or the cents behind it;
+* a frequent word, with the blank before it where there is one;
+* a piece of a rare word, down to single bytes: every text can be written.
+
+Why two characters: an id is then five tokens, and a pair stands rarely twice in a conversation (there are 1,296), so
+whatever followed it the last time is right; of single characters every one stands on a page twice. Three would be
+46,656 tokens. Why whole numbers: a price and a cap are compared as two tokens, whose embeddings start as points on a
+line (`pretrain.circuit`), and not digit by digit.
+
+A page's separator keeps its blanks, so that a value is the same tokens on the page and in `click[...]`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from pretrain.alphabet import BLANK, SPECIAL, spelled, split_on
+from pretrain.circuit import Codes
+from qlass.envs.webshop import DEFINITION
+from qlass.records import Message
+
+FURNITURE = (
+    "WebShop [SEP] Instruction: [SEP] ",
+    "Instruction: [SEP] ",
+    ", and price lower than ",
+    ".00 dollars",
+    " [SEP] Search",
+    " [SEP] Back to Search [SEP] ",
+    " below ",
+    "Page ",
+    " (Total results: ",
+    ") [SEP] ",
+    "< Prev [SEP] ",
+    "< Prev",
+    "Next >",
+    " [SEP] B0",
+    " [SEP] $",
+    " [SEP] Price: $",
+    " [SEP] Rating: N.A. [SEP] Description [SEP] Features [SEP] Reviews [SEP] Buy Now",
+    " [SEP] ",
+    "Thought: ",
+    "Action: ",
+    "\nAction: ",
+    "search[",
+    "click[",
+    "back to search]",
+    "< prev]",
+    "next >]",
+    "buy now]",
+)
+"""What pages and replies have in common."""
+
+WORDS = """I I'm need search look for it in the shop. Let me see open at this one. nothing else here fits. turn page. no
+more next none of these is right. costs below not saw chose choose and offered? yes. buy take did but found better.
+read features description title go back to item results. stated"""
+"""Plain words of thoughts about shopping, so that the tokenizer (not the model) knows them."""
+
+_PAIR = r"(?<=\bB0|\bB0[0-9A-Z]{2}|\bB0[0-9A-Z]{4}|\bB0[0-9A-Z]{6})[0-9A-Z]{2}"
+_WORDS = rf" ?B0(?=[0-9A-Z]{{8}}\b)|{_PAIR}|\d+|\.\d+| ?[A-Za-z']+|\s|[^\sA-Za-z\d]"
+_ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+def train_tokenizer(conversations: list[list[Message]], settings: dict[str, int]) -> PreTrainedTokenizerFast:
+    """Make the tokenizer of a corpus.
+
+    Args:
+        conversations: the corpus.
+        settings: `pieces`, `word_count` and `numbers` of pretrain/params.yaml.
+    """
+    fixed = sorted({*FURNITURE, *re.findall(r".*\n|.+", DEFINITION.instruction)}, key=lambda text: (-len(text), text))
+    # An id's mark behind a separator is fixed only where an id follows.
+    phrases = [re.escape(text) + (r"(?=[0-9A-Z]{8}\b)" if text.endswith("B0") else "") for text in fixed]
+    split = split_on("|".join([*phrases, _WORDS]))
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = split
+    tokenizer.decoder = decoders.ByteLevel()
+    texts = [message.content for conversation in conversations for message in conversation if message.role != "system"]
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(part for part, _ in split.pre_tokenize_str(text))
+    words = {word: count for word, count in counts.items() if re.fullmatch(rf"{BLANK}?[A-Za-z']+", word)}
+    frequent = sorted(word for word, count in words.items() if count >= settings["word_count"])
+    frequent += [spelled(f" {word}") for word in re.findall(r"[A-Za-z']+", WORDS)]
+    # Pieces are learned from the words themselves, each once: what rare words are made of.
+    trainer = trainers.BpeTrainer(
+        vocab_size=settings["pieces"],
+        special_tokens=SPECIAL,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([word.replace(BLANK, " ") for word in sorted(words)], trainer)
+    described = json.loads(tokenizer.to_str())
+    described["model"]["ignore_merges"] = True  # what is a token as a whole is never made of pieces
+    vocabulary = described["model"]["vocab"]
+    pairs = (a + b for a in _ALPHABET for b in _ALPHABET)
+    cents = (".49", ".99", ".0", ".00")
+    whole = [
+        *map(spelled, fixed),
+        "B0",
+        f"{BLANK}B0",
+        *pairs,
+        *map(str, range(settings["numbers"])),
+        *cents,
+        *frequent,
+    ]
+    for token in whole:
+        vocabulary.setdefault(token, len(vocabulary))
+    made = Tokenizer.from_str(json.dumps(described))
+    return PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<|pad|>", eos_token="<|end|>")
+
+
+def codes_of(tokenizer: PreTrainedTokenizerFast) -> Codes:
+    """Return which tokens start alike: the forms of a word (`Khaki`, ` khaki`, `khaki`), and numbers by their size."""
+    vocabulary = tokenizer.get_vocab()
+    kin = []
+    for token, number in sorted(vocabulary.items()):
+        if re.fullmatch(rf"{BLANK}?[A-Za-z']{{2,}}", token):
+            root = vocabulary.get(BLANK + token.lstrip(BLANK).lower())
+            if root is not None and root != number:
+                kin.append((number, root, number))
+    numbers = {number: int(token) for token, number in vocabulary.items() if re.fullmatch(r"0|[1-9]\d*", token)}
+    return Codes(kin, numbers)
