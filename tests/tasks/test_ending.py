@@ -69,7 +69,7 @@ def wait(condition, seconds: float = MARGIN_S) -> None:  # type: ignore[no-untyp
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_program_whose_python_takes_no_notice_is_killed_with_its_children(
     tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -129,6 +129,7 @@ def test_a_second_signal_ends_a_program_at_once(tmp_path: Path) -> None:
     assert finish(program, MARGIN_S)[0] == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_a_supervised_command_of_a_killed_program_ends_in_its_own_way(tmp_path: Path) -> None:
     command = (
         "import pathlib, signal, sys, time\n"
