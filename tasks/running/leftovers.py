@@ -192,10 +192,10 @@ def _complete_dvc_lock(root: Path) -> None:
 
 
 def _whole(path: Path, pause_s: float) -> bool:
-    """Say, after a pause, whether DVC can read a `dvc.lock`."""
+    """Say, after a pause, whether a `dvc.lock` is complete: DVC can read it, and its last line has an end."""
     time.sleep(pause_s)
     text = path.read_bytes()
-    return text != b"" and _stages(text) is not None
+    return text.endswith(b"\n") and _stages(text) is not None
 
 
 def _stages(text: bytes) -> dict[str, Any] | None:

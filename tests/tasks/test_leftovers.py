@@ -118,14 +118,14 @@ def test_a_lock_cut_anywhere_is_completed(root: Path, monkeypatch: pytest.Monkey
     unreadable = 0
     for length in cut(good):
         path.write_bytes(good[:length])
-        before = leftovers._stages(good[:length])
+        unreadable += not length or leftovers._stages(good[:length]) is None
         leftovers.clear(root)
-        unreadable += not length or before is None
         kept = dvcfiles.read_lock(root)
-        whole = [name for name in stages if good.find(f"\n  {name}:".encode()) < good[:length].rfind(b"\n  ")]
-        assert len(kept) >= len(whole) - 1, length
-        for name in list(kept)[:-1]:
-            assert kept[name] == stages[name]
+        begun = [name for name in stages if good.find(f"\n  {name}:".encode()) + 3 < length]
+        assert len(kept) >= len(begun) - 1, length
+        # Cut at the end of a line it may be a whole file; then DVC finds in its run cache what the last stage lacks.
+        for name in list(kept)[: -1 if good[:length].endswith(b"\n") else None]:
+            assert kept[name] == stages[name], length
     assert unreadable > len(cut(good)) / 3  # else nothing was tried
 
 
