@@ -33,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         dvcfiles.check_project(root)
         leftovers.clear(root)
         dvcfiles.cells(root)
-        if "qlass" in settings.run.methods:
+        registers = "qlass" in settings.run.methods
+        if registers:
             register.check(settings, root)
         parent = tracking.start_pipeline_run(root)
         os.environ[tracking.PARENT] = parent or ""
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     status: tracking.Status = "KILLED"
     try:
         code = repro(sys.argv[1:] if arguments is None else arguments)
-        if code == 0 and "qlass" in settings.run.methods:
+        if code == 0 and registers:
             code = register.main([])
         status = "FAILED" if code else "FINISHED"
     except KeyboardInterrupt:

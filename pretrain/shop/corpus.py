@@ -21,8 +21,9 @@ import yaml
 
 from pretrain.shop.exercises import draw, remark
 from pretrain.shop.recall import recall_conversation
-from pretrain.shop.world import Visit, World, normal_form, open_world
+from pretrain.shop.world import Visit, World, open_world
 from qlass.envs.webshop import DEFINITION
+from qlass.envs.webshop.adapter import normalise_action
 from qlass.envs.webshop.state import BACK, BUY, NEXT, PREVIOUS, SEARCH, State
 from qlass.prompts import render_reply
 from qlass.seeds import derive_seed
@@ -126,7 +127,7 @@ def _choose(visit: Visit, taste: dict[str, float], rng: random.Random) -> str:
     # The bar is on its own page; a search is possible everywhere, and rarer there.
     by_kind[SEARCH] = [f"search[{_query(visit, rng)}]"]
     weights = [taste[kind] * (1.0 if kind != SEARCH or visit.state.place == "index" else 0.5) for kind in by_kind]
-    return normal_form(rng.choice(by_kind[rng.choices(list(by_kind), weights)[0]]))
+    return normalise_action(rng.choice(by_kind[rng.choices(list(by_kind), weights)[0]]))
 
 
 def _query(visit: Visit, rng: random.Random) -> str:

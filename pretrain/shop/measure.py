@@ -20,8 +20,8 @@ import yaml
 
 from pretrain.measure import load_reader, print_table, read
 from pretrain.shop.corpus import episodes
-from pretrain.shop.world import normal_form
 from qlass.envs.webshop import DEFINITION
+from qlass.envs.webshop.adapter import normalise_action
 from qlass.models.folders import load_tokenizer
 from qlass.prompts import load_chat_format, render_reply
 from qlass.records import Message, TaskSpec
@@ -58,7 +58,7 @@ def expert_episode(spec: TaskSpec, max_steps: int) -> tuple[Message, ...]:
     messages = [Message("system", DEFINITION.instruction), Message("user", observation)]
     for _ in range(max_steps):
         thought, action = expert.act(observation)
-        messages.append(Message("assistant", render_reply(thought, normal_form(action))))
+        messages.append(Message("assistant", render_reply(thought, normalise_action(action))))
         observation, _, terminated, _, _ = env.step(action)
         if terminated:
             break

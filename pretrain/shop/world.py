@@ -205,10 +205,3 @@ def prices(product: Product) -> tuple[float, ...]:
 def dollars(amount: float) -> str:
     """Return an amount as thoughts and answers have it: 8.99, 40."""
     return f"{amount:g}"
-
-
-def normal_form(action: str) -> str:
-    """Return an action as policies write it: an id in capitals, everything else in lower case."""
-    name, _, argument = action.partition("[")
-    found = re.fullmatch(r"b0[0-9a-z]{8}\]", argument.lower())
-    return f"{name}[{argument.upper() if found else argument.lower()}"

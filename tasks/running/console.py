@@ -11,16 +11,21 @@ import sys
 logger = logging.getLogger(__name__)
 
 
-def say(text: str) -> None:
-    r"""Write to standard output what a program found; that nobody can read it fails nothing.
+def escape_unknown() -> None:
+    r"""Let standard output write a character that its encoding lacks as an escape (`\u2212`), whoever writes it."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
-    Characters that the output's encoding lacks are escaped (`\u2212`). A full disk or a closed output costs a warning, a
-    reader that has read enough (`| head`) nothing.
+
+def say(text: str) -> None:
+    """Write to standard output what a program found; that nobody can read it fails nothing.
+
+    Characters that the output's encoding lacks are escaped. A full disk or a closed output costs a warning, a reader that
+    has read enough (`| head`) nothing.
     """
     stream = sys.stdout
     try:
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+        escape_unknown()
         stream.write(text)
         stream.flush()
     except (OSError, ValueError, AttributeError) as error:  # None where it was closed before we began

@@ -6,7 +6,6 @@ A program is `raise SystemExit(run("explore", main))`; its arguments are the mat
 from __future__ import annotations
 
 import argparse
-import io
 import logging
 import sys
 import time
@@ -22,7 +21,7 @@ from qlass.jsonl import read_json
 from tasks.experiments import tracking
 from tasks.project import dvcfiles, variables
 from tasks.project.settings import Settings, declared, load
-from tasks.running import disk, ending, leftovers, resume
+from tasks.running import console, disk, ending, leftovers, resume
 
 logger = logging.getLogger(__name__)
 
@@ -102,8 +101,7 @@ def prepare(closing_s: float = processes.GRACE_S) -> None:
         datefmt="%Y-%m-%dT%H:%M:%SZ",
     )
     logging.captureWarnings(True)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a character that the terminal does not know must not end a program
-        sys.stdout.reconfigure(errors="backslashreplace")
+    console.escape_unknown()
     ending.end_on_signals(closing_s)
     try:
         variables.check()

@@ -14,7 +14,8 @@ import pretrain.shop
 from pretrain.shop import exercises
 from pretrain.shop.corpus import Conversation, episodes
 from pretrain.shop.recall import recall_conversation
-from pretrain.shop.world import DEFAULT_SEED, normal_form, open_world
+from pretrain.shop.world import DEFAULT_SEED, open_world
+from qlass.envs.webshop.adapter import normalise_action
 from qlass.envs.webshop.generate import generate
 from qlass.envs.webshop.generate.vocabulary import vocabulary
 from qlass.envs.webshop.state import Shop, State
@@ -332,7 +333,7 @@ def test_replies_are_actions_in_normal_form_that_their_pages_offer(
     ],
 )
 def test_only_ids_have_capitals(action: str, normal: str) -> None:
-    assert normal_form(action) == normal
+    assert normalise_action(action) == normal
 
 
 def test_no_product_of_the_default_catalogue_is_in_it(played: list[Conversation]) -> None:
