@@ -57,6 +57,7 @@ Seconds: TypeAlias = Annotated[float, Field(gt=0, json_schema_extra={"unit": "se
 Positive: TypeAlias = Annotated[float, Field(gt=0)]
 NonNegative: TypeAlias = Annotated[float, Field(ge=0)]
 Fraction: TypeAlias = Annotated[float, Field(gt=0, lt=1)]
+Share: TypeAlias = Annotated[float, Field(gt=0, le=1)]
 Ratio: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 BelowOne: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
 Some: TypeAlias = Annotated[tuple[T, ...], Field(min_length=1), AfterValidator(_each_once)]

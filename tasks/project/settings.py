@@ -358,9 +358,13 @@ def _check_together(given: Settings, env: str) -> None:
             f"({', '.join(splits)})"
         )
     trained, explored = panel["train"], given.explore.tasks or panel["train"]
-    imitated = given.recipes[SFT].model_dump()["trajectories"]
-    for key, count in (("explore.tasks", given.explore.tasks), (f"recipes.{SFT}.trajectories", imitated)):
-        first(range(trained), count, f"{key} on {env}", f"the tasks of envs.{env}.panel.train")
+    sft = given.recipes[SFT].model_dump()
+    for key, count, share in (
+        ("explore.tasks", given.explore.tasks, 1.0),
+        (f"recipes.{SFT}.trajectories", sft["trajectories"], sft["share"]),
+    ):
+        of = "" if share == 1 else f", a share of {share:g}"
+        first(range(round(share * trained)), count, f"{key} on {env}", f"the tasks of envs.{env}.panel.train{of}")
     if explored < 2:
         raise SettingsError(
             f"{'explore.tasks' if given.explore.tasks else f'envs.{env}.panel.train'}: found {explored}; allowed: 2 or more, "

@@ -6,6 +6,7 @@ import torch
 from qlass.errors import DataError, ModelMismatch, SettingsError
 from qlass.models.folders import load_policy
 from qlass.recipes.recipe import get_recipe
+from qlass.recipes.sft import drawn
 from qlass.training.core import jobs
 from qlass.training.objectives.sft import SftSettings
 from tests.training import tiny
@@ -82,6 +83,29 @@ def test_the_first_trajectories_are_learnt_from(policy: Path, tmp_path: Path) ->
     whole = tiny.make_sft(policy, tmp_path, "whole")
     assert whole.metrics["trajectories"] == 8
     assert whole.curve != few.curve
+
+
+def test_a_share_is_drawn_with_the_seed() -> None:
+    everything = tiny.trajectories(40)
+    half = drawn(everything, 0.5, seed=0)
+    assert len(half) == 20
+    assert [one for one in everything if one in half] == half, "their order is kept"
+    assert half == drawn(everything, 0.5, seed=0)
+    assert half not in (everything[:20], drawn(everything, 0.5, seed=1))
+    assert drawn(everything, 1.0, seed=0) == everything
+    assert len(drawn(everything[:3], 0.1, seed=0)) == 1
+
+
+def test_the_share_is_drawn_before_the_first_are_taken(policy: Path, tmp_path: Path) -> None:
+    half = tiny.make_sft(policy, tmp_path, "half", share=0.5)
+    given = tiny.ingredients(policy, tmp_path, "alone", expert=lambda: drawn(tiny.trajectories(8), 0.5, given.seed))
+    alone = get_recipe("sft").make(given, tiny.sft_recipe())
+    assert (half.metrics, half.curve) == (alone.metrics, alone.curve)
+    assert tiny.make_sft(policy, tmp_path, "fewer", share=0.5, trajectories=3).metrics["trajectories"] == 3
+    with pytest.raises(
+        SettingsError, match=r"found 5; allowed: 1 to 4 \(tasks that the expert solved, a share of 0\.5\)"
+    ):
+        tiny.make_sft(policy, tmp_path, "more", share=0.5, trajectories=5)
 
 
 def test_more_trajectories_than_there_are_is_an_error(policy: Path, tmp_path: Path) -> None:

@@ -176,6 +176,12 @@ SERVER: dict[str, Any] = {
             {"recipes.sft.trajectories": 300},
             "recipes.sft.trajectories on corridor: found 300; allowed: 1 to 24 (the tasks of envs.corridor.panel.train)",
         ),
+        (
+            {"recipes.sft.trajectories": 13, "recipes.sft.share": 0.5},
+            "recipes.sft.trajectories on corridor: found 13; allowed: 1 to 12 (the tasks of envs.corridor.panel.train, a "
+            "share of 0.5)",
+        ),
+        ({"recipes.sft.share": 0.0}, "recipes.sft.share: found 0.0; allowed: a number > 0 and <= 1"),
         ({"explore.tasks": 1}, "explore.tasks: found 1; allowed: 2 or more, because the QNet learns from some"),
         ({"envs.corridor.panel.train": 1}, "envs.corridor.panel.train: found 1; allowed: 2 or more"),
         (

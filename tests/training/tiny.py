@@ -102,7 +102,7 @@ def sft_settings(**changes: Any) -> SftSettings:
 
 def sft_recipe(**changes: Any) -> sft.SftRecipe:
     """The same as the section of the policy `sft`, all trajectories."""
-    return sft.SftRecipe(**TRAIN | {"lora": None, "trajectories": None} | changes)
+    return sft.SftRecipe(**TRAIN | {"lora": None, "share": 1.0, "trajectories": None} | changes)
 
 
 def qnet_settings(**changes: Any) -> QNetSettings:
