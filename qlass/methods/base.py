@@ -35,6 +35,10 @@ class MethodSettings(Section):
         """Return the evaluation seeds with which every task is played."""
         return (0,)
 
+    def api_keys(self) -> dict[str, str]:
+        """Return the variable of the API key of each server that it asks itself, by the name of the setting."""
+        return {}
+
 
 class DrawnSettings(MethodSettings):
     """What methods that draw replies have in common."""
@@ -198,6 +202,8 @@ class Method:
         by_likelihood: those of the variants that choose by log probabilities; without these they are not measured.
         likelihood_setting: name of the setting by which, as it is, the whole method chooses by log probabilities, so that it
             cannot be played without; None where it can.
+        seeded_as: the method with whose seeds it draws, so that the two rows differ by nothing else; None: its own.
+        needs_task: it says the task in other words, so that `EnvDefinition.partition_task` must be there.
     """
 
     title: str
@@ -208,6 +214,8 @@ class Method:
     variants: tuple[str, ...] = ()
     by_likelihood: tuple[str, ...] = ()
     likelihood_setting: Callable[[Any], str | None] = lambda _: None
+    seeded_as: str | None = None
+    needs_task: bool = False
 
     def rows(self, name: str, *, logprobs: bool = True) -> tuple[str, ...]:
         """Return the rows of the comparison, the first one called `name`; without log probabilities there are fewer."""

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 from pydantic import AfterValidator, Field
 
@@ -32,6 +32,8 @@ def _with_scheme(url: str) -> str:
     return url
 
 
+Address: TypeAlias = Annotated[str, AfterValidator(_with_scheme)]
+"""Where a server is, with `http://` or `https://`."""
 LONGEST_WAIT_S = 60.0
 """Longest pause before a request is sent again, whatever the server asks for."""
 
@@ -39,7 +41,7 @@ LONGEST_WAIT_S = 60.0
 class Server(Section):
     """Where the server is and how it is asked."""
 
-    base_url: Annotated[str, AfterValidator(_with_scheme)]
+    base_url: Address
     """Address up to and including the version, for example `http://127.0.0.1:8000/v1`; `{policy}` and `{env}` in it
     are filled in."""
     model: str

@@ -77,7 +77,7 @@ def start(setup: EvaluationSetup) -> Worker:
 
     def episodes(env: Any, task: tuple[TaskSpec, int]) -> Any:
         spec, number = task
-        seed = derive_seed(setup.seed, "evaluate", setup.row, spec.task_id, number)
+        seed = derive_seed(setup.seed, "evaluate", method.seeded_as or setup.row, spec.task_id, number)
         given = Assignment(env, player.definition, spec, setup.row, number, seed, setup.candidates, logprobs)
         return method.routine(given, setup.settings)
 

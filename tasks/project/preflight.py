@@ -42,7 +42,7 @@ def check() -> None:
         raise DependencyNotInstalled(
             f"{paths.PARAMS}: base.fanout: found ray, which is not installed; `pip install qlass[ray]`, or set it to processes"
         )
-    _check_server(given)
+    _check_servers(given)
     _check_gpus(given, trainings)
     for env in given.run.envs:
         _check_actions(given.on(env), env)
@@ -72,19 +72,24 @@ def _trainings(given: Settings) -> Iterator[tuple[str, TrainSettings]]:
             yield f"recipes.{policy}", section
 
 
-def _check_server(given: Settings) -> None:
+def _check_servers(given: Settings) -> None:
+    """Check that each server that is asked, by the policies or by a method, can be, as far as this machine knows."""
     server = given.inference.server
-    if server is None:
-        return
-    if find_spec("httpx") is None:
-        raise DependencyNotInstalled(
-            f"{paths.PARAMS}: inference.server needs httpx, which is not installed; `pip install qlass[serve]`"
-        )
-    if server.api_key_env and not os.environ.get(server.api_key_env):
-        raise SettingsError(
-            f"{paths.PARAMS}: inference.server.api_key_env: found {server.api_key_env}, a variable that is not set; set it "
-            "to the API key, or write an empty text where the server wants none"
-        )
+    asked = {} if server is None else {"inference.server": server.api_key_env}
+    for env in given.run.envs:
+        for name in given.run.searches:
+            keys = given.on(env).methods[name].api_keys()
+            asked |= {f"methods.{name}.{setting}": variable for setting, variable in keys.items()}
+    for key, variable in asked.items():
+        if find_spec("httpx") is None:
+            raise DependencyNotInstalled(
+                f"{paths.PARAMS}: {key} needs httpx, which is not installed; `pip install qlass[serve]`"
+            )
+        if variable and not os.environ.get(variable):
+            raise SettingsError(
+                f"{paths.PARAMS}: {key}.api_key_env: found {variable}, a variable that is not set; set it to the API key, or "
+                "write an empty text where the server wants none"
+            )
 
 
 def _check_gpus(given: Settings, trainings: Sequence[tuple[str, TrainSettings]]) -> None:

@@ -261,6 +261,7 @@ def load_all(path: Path = paths.PARAMS) -> Settings:
             if env in settings.run.envs:
                 _check_together(merged, env)
                 _check_likelihood(merged, env)
+                _check_tasks_are_found(merged, env)
     except (TypeError, ValueError) as error:
         raise SettingsError(f"{path}: {error}; params.yaml holds plain values only") from None
     except SettingsError as error:
@@ -391,6 +392,19 @@ def _check_likelihood(settings: Settings, env: str) -> None:
                 f"methods.{name}.{key}: found {getattr(section, key)} for {env}, which needs log probabilities, but "
                 f"inference.server.logprobs is false; allowed: 0 without them; set it to 0, ask the server for them "
                 f"(inference.server.logprobs: true), or take {name} out of run.searches"
+            )
+
+
+def _check_tasks_are_found(settings: Settings, env: str) -> None:
+    """Check that methods that say the task in other words find it on the environment."""
+    if get_definition(env).partition_task is not None:
+        return
+    for number, name in enumerate(settings.run.searches):
+        if get_method(name).needs_task:
+            raise SettingsError(
+                f"run.searches[{number}]: found {name}, which says the task in other words, but {env} does not say where the "
+                f"task stands in an observation (EnvDefinition.partition_task); take {name} out of run.searches, or {env} "
+                "out of run.envs"
             )
 
 

@@ -1,10 +1,13 @@
 """WebShop's pages and actions on a shop written by hand: whole texts, whole lists, as the original has them."""
 
+import dataclasses
+
 import pytest
 
 pytest.importorskip("rapidfuzz")
 pytest.importorskip("snowballstemmer")
 
+from qlass.envs.webshop import DEFINITION
 from qlass.envs.webshop.pages import Pages
 from qlass.envs.webshop.state import State, parse_action
 from tests.envs.tinyshop import LAMP, MUG, SCARF, VASE, goal_of, open_shop
@@ -298,3 +301,57 @@ def test_human_goals_are_played_alike():
     goal = goal_of(shop, MUG, "navy blue", "large | wide")
     assert walk(*OPEN, "click[navy blue]", "click[large | wide]", "click[buy now]", shop=shop, goal=goal).reward == 1.0
     assert walk(*OPEN, "click[navy blue]", "click[buy now]", shop=shop, goal=goal).reward == 3 / 4
+
+
+@pytest.mark.parametrize("mode", ["text", "text_rich"])
+@pytest.mark.parametrize(
+    "actions",
+    [
+        (),
+        OPEN[:1],
+        ("search[candle]", "click[next >]"),
+        ("search[zzz]",),
+        OPEN,
+        (*OPEN, "click[navy blue]", "click[large | wide]"),
+        (*OPEN, "click[features]"),
+        (*OPEN, "click[reviews]"),
+    ],
+)
+def test_a_page_is_cut_around_its_instruction(actions, mode):
+    page = text(*actions, mode=mode)
+    before, instruction, after = DEFINITION.partition_task(page)
+    assert instruction == INSTRUCTION
+    assert before + instruction + after == page
+    assert before.endswith(("Instruction: [SEP] ", "Instruction:\n", "Instruction: \n"))
+    assert before.count("You have clicked ") == sum(mode == "text_rich" and "e]" in action for action in actions[2:])
+
+
+@pytest.mark.parametrize("mode", ["text", "text_rich"])
+@pytest.mark.parametrize(
+    "written",
+    ["a", "Instruction:", "on", 'caf\u00e9 [SEP] 16" x\n22', "click [button] Search [button_] please", "Search"],
+)
+def test_any_instruction_is_found_where_it_stands(written, mode):
+    """Also one whose text stands elsewhere on the page, before it or after it."""
+    shop = open_shop()
+    goals = list(shop.goals)
+    goals[GOAL] = dataclasses.replace(goals[GOAL], instruction=written)
+    shop.goals = tuple(goals)
+    for actions in ((), OPEN, (*OPEN, "click[navy blue]")):
+        page = text(*actions, mode=mode, shop=shop)
+        before, instruction, after = DEFINITION.partition_task(page)
+        assert (instruction, before + instruction + after) == (written, page)
+
+
+@pytest.mark.parametrize("mode", ["text", "text_rich"])
+@pytest.mark.parametrize("written", ["", " ", "\n"])
+def test_a_page_without_instruction_is_not_cut(written, mode):
+    shop = open_shop()
+    goals = list(shop.goals)
+    goals[GOAL] = dataclasses.replace(goals[GOAL], instruction=written)
+    shop.goals = tuple(goals)
+    for actions in ((), OPEN, (*OPEN, "click[features]"), (*OPEN, "click[buy now]")):
+        page = text(*actions, mode=mode, shop=shop)
+        before, instruction, after = DEFINITION.partition_task(page)
+        assert not instruction.strip()
+        assert before + instruction + after == page

@@ -33,6 +33,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "qlass_adaptive": {
         **DRAWN, "proposals": 3, "prior": 0.0, "max_redraws": 0, "redraw_below": 0.0, "redraw_temperature": 1.0,
     },
+    "qlass_perturbed": {**DRAWN, "proposals": 3, "paraphraser": None},
 }  # fmt: skip
 """Of each method; the adaptive one adds nothing to QLASS."""
 
@@ -57,6 +58,16 @@ def start(
         return plan.routine(given, settings)
 
     return begin
+
+
+def saying_its_task(corridor: EnvDefinition) -> EnvDefinition:
+    """Return the corridor as an environment that says where its task stands: "Your task is to: TASK."."""
+
+    def partition(observation: str) -> tuple[str, str, str]:
+        before, mark, after = observation.partition("Your task is to: ")
+        return (f"{before}{mark}", after.removesuffix("."), ".") if mark else (observation, "", "")
+
+    return replace(corridor, partition_task=partition)
 
 
 class CountedValue:

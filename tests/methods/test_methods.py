@@ -14,7 +14,7 @@ from qlass.methods.base import get_method, method_names
 from qlass.policies.scripted import ScriptedPolicy
 from qlass.records import Cost, Episode, TaskSpec
 from tests.engines import drive
-from tests.methods.playing import BEST_OF_N, SETTINGS, CountedValue, NewEnv, Run, start
+from tests.methods.playing import BEST_OF_N, SETTINGS, CountedValue, NewEnv, Run, saying_its_task, start
 from tests.search.conftest import CountedPolicy, wander
 
 METHODS: dict[str, Callable[..., Any]] = {
@@ -23,17 +23,20 @@ METHODS: dict[str, Callable[..., Any]] = {
     "best_of_n": partial(start, method="best_of_n"),
     "qlass": partial(start, method="qlass"),
     "adaptive": partial(start, method="qlass_adaptive", prior=0.01, max_redraws=2, redraw_below=0.9),
+    "perturbed": lambda corridor, spec, **how: start(saying_its_task(corridor), spec, "qlass_perturbed", **how),
 }
 ROWS = {
     "greedy": ("sft",), "one_rollout": BEST_OF_N, "best_of_n": BEST_OF_N, "qlass": ("qlass",), "adaptive": ("qlass_adaptive",),
+    "perturbed": ("qlass_perturbed",),
 }  # fmt: skip
 
 
 def test_methods_are_the_files_of_the_folder() -> None:
-    ours = ("best_of_n", "greedy", "qlass", "qlass_adaptive")
+    ours = ("best_of_n", "greedy", "qlass", "qlass_adaptive", "qlass_perturbed")
     assert set(ours) <= set(method_names())
-    assert [get_method(name).title for name in ours] == ["Best-of-N", "Greedy", "QLASS", "QLASS (adaptive)"]
-    assert [get_method(name).needs_qnet for name in ours] == [True, False, True, True]
+    titles = ["Best-of-N", "Greedy", "QLASS", "QLASS (adaptive)", "QLASS (task perturbation)"]
+    assert [get_method(name).title for name in ours] == titles
+    assert [get_method(name).needs_qnet for name in ours] == [True, False, True, True, True]
     with pytest.raises(SettingsError, match=r"'base' is no file of qlass/methods/; allowed: best_of_n, "):
         get_method("base")
 
@@ -100,7 +103,7 @@ def test_faults_become_failed_episodes(
             assert (episode.outcome, episode.success) == (0.0, False)
 
 
-@pytest.mark.parametrize("method", ["greedy", "one_rollout", "qlass"])
+@pytest.mark.parametrize("method", ["greedy", "one_rollout", "qlass", "perturbed"])
 def test_a_failed_episode_keeps_what_it_spent(
     corridor: EnvDefinition, specs: list[TaskSpec], wanderer: CountedPolicy, new_env: NewEnv, run: Run, method: str
 ) -> None:
@@ -117,7 +120,7 @@ def test_a_failed_episode_keeps_what_it_spent(
         spent = Cost(
             wanderer.cost.generated_tokens - before.generated_tokens,
             wanderer.cost.prompt_tokens - before.prompt_tokens,
-            4,
+            wanderer.cost.policy_calls - before.policy_calls,
             value.scored - scored,
             3,
         )

@@ -95,6 +95,27 @@ def test_a_server_needs_its_client_and_its_key(params: Params, monkeypatch: pyte
         preflight.check()
 
 
+PARAPHRASER = {
+    "base_url": "http://127.0.0.1:9/v1", "model": "writer", "api_key_env": "A_KEY_OF_OURS", "temperature": 1.0,
+    "max_new_tokens": 60, "concurrency": 4, "timeout_s": 5.0, "retries": 0,
+}  # fmt: skip
+
+
+def test_a_paraphraser_needs_its_client_and_its_key(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stage `search` found out, after training. Where no search asks it, nothing is missing."""
+    params({"run.envs": ["webshop"], "methods.qlass_perturbed.paraphraser": PARAPHRASER})
+    preflight.check()
+    params({"run.searches": ["qlass_perturbed"]})
+    key = r"methods\.qlass_perturbed\.paraphraser"
+    with pytest.raises(SettingsError, match=rf"{key}\.api_key_env: found A_KEY_OF_OURS, a variable that is not set"):
+        preflight.check()
+    monkeypatch.setenv("A_KEY_OF_OURS", "secret")
+    preflight.check()
+    without(monkeypatch, "httpx")
+    with pytest.raises(DependencyNotInstalled, match=rf"{key} needs httpx.*qlass\[serve\]"):
+        preflight.check()
+
+
 def test_actions_that_are_not_listed(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exploration found out with its first action, after training."""
     params({"explore.candidates": "admissible", "evaluate.candidates": "admissible"})

@@ -26,6 +26,7 @@ from tasks.playing import episodes
 from tasks.playing.rollouts import EnvSpec, Models, Player
 from tasks.project import settings
 from tasks.running.shards import Crew, Plan, run_shards
+from tests.methods.playing import saying_its_task
 from tests.policies.counting import Counting
 from tests.policies.local_server import DROP
 from tests.policies.local_server import Server as LocalServer
@@ -205,6 +206,29 @@ def test_what_needs_no_log_probabilities_is_played(walking: LocalServer, tmp_pat
         work = episodes.start(setup)
         episodes_found = work([(next(get_definition("corridor").panels(OPTIONS, "train", 0)), 0)])
     assert [episode.method for episode in episodes_found] == ["best_of_n", "best_of_n_qnet"]
+
+
+def test_task_perturbation_draws_with_the_seeds_of_qlass(walking: LocalServer, tmp_path: Path) -> None:
+    """The first proposal of every step is the one of `qlass`, since the server is asked the same with the same seed."""
+    found = given(server=server_at(walking.url, api="chat", logprobs=False))
+    models, environment = Models.of(found, "corridor", "sft", tmp_path, None), EnvSpec("corridor", OPTIONS, 5)
+    spec = next(get_definition("corridor").panels(OPTIONS, "train", 0))
+    asked: dict[str, list[dict[str, Any]]] = {}
+    for row in ("qlass", "qlass_perturbed", "best_of_n"):
+        setup = episodes.EvaluationSetup.of(found, environment, models, row, row)
+        player = Valued(setup.environment, setup.models)
+        player.definition = saying_its_task(player.definition)
+        walking.bodies.clear()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(episodes, "Player", lambda *_, player=player: player)
+            episodes.start(setup)([(spec, 0)])
+        asked[row] = list(walking.bodies)
+    seeds = {row: {body["seed"] for body in bodies} for row, bodies in asked.items()}
+    assert seeds["qlass"] == seeds["qlass_perturbed"]
+    assert seeds["qlass"].isdisjoint(seeds["best_of_n"])
+    assert (
+        sum(body in asked["qlass_perturbed"] for body in asked["qlass"]) == 5
+    )  # one per step; the others are reworded
 
 
 class Valued(Player):

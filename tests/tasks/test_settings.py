@@ -263,6 +263,42 @@ def test_a_method_that_needs_log_probabilities_is_not_begun_without_them(tmp_pat
         settings.load_all(changed(tmp_path, wanted | other))
 
 
+def test_a_method_that_rewords_tasks_is_not_begun_where_it_finds_none(tmp_path: Path) -> None:
+    wanted = {
+        "run.envs": ["webshop", "corridor"],
+        "envs.corridor.overrides.recipes": {"sft": {"trajectories": None}},
+        "run.searches": ["qlass", "qlass_perturbed"],
+    }
+    message = (
+        r"run.searches\[1\]: found qlass_perturbed, which says the task in other words, but corridor does not say where the "
+        r"task stands in an observation \(EnvDefinition.partition_task\); take qlass_perturbed out of run.searches, or corridor"
+    )
+    with pytest.raises(SettingsError, match=message):
+        settings.load_all(changed(tmp_path, wanted))
+    for other in ({"run.envs": ["webshop"]}, {"run.searches": ["qlass"]}):
+        settings.load_all(changed(tmp_path, wanted | other))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("rules", "found 'rules' (text); allowed: a mapping with the keys base_url, model, api_key_env"),
+        (
+            {"base_url": "ftp://x"},
+            ".base_url: found 'ftp://x' (text); allowed: an address that starts with http:// or",
+        ),
+        ({"base_url": "http://x/v1"}, ".model: found nothing, the key is missing; allowed: text"),
+    ],
+)
+def test_a_paraphraser_is_a_complete_endpoint(tmp_path: Path, value: Any, message: str) -> None:
+    path = changed(tmp_path, {"run.envs": ["alfworld"], "methods.qlass_perturbed.paraphraser": value})
+    with pytest.raises(SettingsError) as caught:
+        settings.load_all(path)
+    assert f"methods.qlass_perturbed.paraphraser{'' if isinstance(value, dict) else ': '}{message}" in str(
+        caught.value
+    )
+
+
 def changed(folder: Path, changes: dict[str, Any]) -> Path:
     """Write the repository's params.yaml with other values at dotted keys; return its path."""
     params = YAML().load(REPOSITORY / "params.yaml")

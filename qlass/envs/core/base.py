@@ -101,6 +101,9 @@ class EnvDefinition:
             not say that they are others.
         replays: going back to another state costs a replay of the actions up to it (`qlass.envs.core.replay`), so branches
             are played one after the other.
+        partition_task: cuts an observation around the text of the task, as `str.partition` does: (before, task, after), or
+            (observation, "", "") where it is not on it. The first observation has it. None: methods that say the task in
+            other words cannot be played.
 
     Raises:
         EnvironmentFault: `max_engines` is below 1.
@@ -119,6 +122,7 @@ class EnvDefinition:
     max_engines: int | None = None
     replays: bool = False
     published: Callable[[Mapping[str, Any]], bool] = lambda _: False
+    partition_task: Callable[[str], tuple[str, str, str]] | None = None
 
     def __post_init__(self) -> None:
         """Check the number of engines; see Raises."""

@@ -60,6 +60,12 @@ def _published(options: Mapping[str, Any]) -> bool:
     return plays_published(options)
 
 
+def _partition_task(observation: str) -> tuple[str, str, str]:
+    from qlass.envs.webshop.pages import partition_instruction
+
+    return partition_instruction(observation)
+
+
 DEFINITION = EnvDefinition(
     name="webshop",
     make=_make,
@@ -71,5 +77,6 @@ DEFINITION = EnvDefinition(
     categories=("beauty", "electronics", "fashion", "garden", "grocery"),
     packages=("rapidfuzz", "snowballstemmer"),
     published=_published,
+    partition_task=_partition_task,
 )
 """The entry point `webshop` of the group `qlass.envs`."""

@@ -7,6 +7,7 @@ Source: convert_html_to_text of web_agent_site/envs/web_agent_text_env.py with t
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Literal, NamedTuple, TypeAlias
@@ -37,6 +38,14 @@ _CACHED = 1 << 12
 _BLANKS = " \n\t\f\r"
 _JSON_IN_HTML = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "'": "\\u0027"})
 """How Jinja's filter `tojson` writes what HTML would misread."""
+
+_AROUND = re.compile(
+    r"(?P<before>(?:WebShop \[SEP\] )?Instruction: \[SEP\] |(?:You have clicked .*?\n|WebShop\n)*?Instruction: ?\n)"
+    r"(?P<instruction>.+?)"
+    r"(?P<after> \[SEP\] (?:Search|Back to Search \[SEP\] .*)|\n\[button\] (?:Search|Back to Search) \[button_\]\n.*)",
+    re.DOTALL,
+)
+"""Head, instruction and the rest of a page."""
 
 
 class Node(NamedTuple):
@@ -92,6 +101,12 @@ class Pages:
         if self._mode == "text":
             return SEPARATOR.join([node.text.strip() for node in nodes])
         return _rich(nodes, state)
+
+
+def partition_instruction(page: str) -> tuple[str, str, str]:
+    """Cut a page of either mode around the instruction: (before, instruction, after); it stands on all but the last one."""
+    found = _AROUND.fullmatch(page)
+    return (found["before"], found["instruction"], found["after"]) if found else (page, "", "")
 
 
 def _shown(state: State) -> State:
