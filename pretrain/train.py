@@ -92,28 +92,35 @@ class Row(NamedTuple):
 
     Attributes:
         ids: (T,) token ids.
-        learned: (T,) False for the tokens of a reply that the engine refused.
+        weights: (T,) of each token's loss; 0 for the tokens of a reply that the engine refused.
     """
 
     ids: torch.Tensor
-    learned: torch.Tensor
+    weights: torch.Tensor
 
 
-def encode(conversations: list[list[Message]], chat: ChatFormat, max_length: int) -> list[Row]:
+def encode(conversations: list[list[Message]], chat: ChatFormat, max_length: int, user_weight: float) -> list[Row]:
     """Encode each conversation, cut at `max_length` tokens.
 
     The player's slips are there to be foreseen, not to be imitated: a refused reply is read, and what follows it is
     learned, but not the reply.
+
+    Args:
+        conversations: of the corpus.
+        chat: how messages become tokens.
+        max_length: of a row, in tokens.
+        user_weight: of the tokens of observations and questions; those of replies and answers have 1.
     """
     rows = []
     for conversation in conversations:
         ids: list[int] = []
-        learned: list[bool] = []
+        weights: list[float] = []
         answers = [message.content for message in conversation[1:]] + [""]
         for message, answer, segment in zip(conversation, answers, chat.segments(tuple(conversation)), strict=True):
             ids += segment
-            learned += [message.role != "assistant" or answer != NOTHING_HAPPENS] * len(segment)
-        rows.append(Row(torch.tensor(ids[:max_length], dtype=torch.int32), torch.tensor(learned[:max_length])))
+            refused = message.role == "assistant" and answer == NOTHING_HAPPENS
+            weights += [0.0 if refused else 1.0 if message.role == "assistant" else user_weight] * len(segment)
+        rows.append(Row(torch.tensor(ids[:max_length], dtype=torch.int32), torch.tensor(weights[:max_length])))
     return rows
 
 
@@ -126,13 +133,15 @@ def batches(rows: list[Row], size: int, seed: int, start: int) -> Iterator[list[
 
 
 def loss_of(model: LlamaForCausalLM, rows: list[Row]) -> torch.Tensor:
-    """Return the summed next-token loss over the learned tokens of a batch."""
+    """Return the weighted sum of the next-token losses of a batch."""
     ids = pad_sequence([row.ids for row in rows], batch_first=True).long()  # (B, T)
-    learned = pad_sequence([row.learned for row in rows], batch_first=True)[:, 1:]  # (B, T-1); padding is not learned
+    weights = pad_sequence([row.weights for row in rows], batch_first=True)[:, 1:]  # (B, T-1); 0 for padding
+    learned = weights > 0
     with torch.autocast("cpu", torch.bfloat16):
         hidden = model.model(ids).last_hidden_state[:, :-1][learned]
         logits = model.lm_head(hidden)
-    return torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:][learned], reduction="sum")
+    losses = torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:][learned], reduction="none")
+    return (losses * weights[learned]).sum()
 
 
 def add_up(model: LlamaForCausalLM, loss: torch.Tensor) -> float:
@@ -171,7 +180,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = rate
         count = sum(len(row.ids) for row in batch)
-        loss = loss_of(model, batch[rank::ranks]) / sum(int(row.learned[1:].sum()) for row in batch)
+        loss = loss_of(model, batch[rank::ranks]) / sum(float(row.weights[1:].sum()) for row in batch)
         loss.backward()
         mean = add_up(model, loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -222,7 +231,7 @@ def work(rank: int, name: str, params: dict[str, Any], meeting: str) -> None:
     conversations = load_corpus(out.with_name("corpus.jsonl"))
     tokenizer = PreTrainedTokenizerFast.from_pretrained(out.with_name("tokenizer"))
     chat = load_chat_format("qlass", tokenizer)
-    rows = encode(conversations, chat, params["train"]["max_length"])
+    rows = encode(conversations, chat, params["train"]["max_length"], params["train"]["user_weight"])
     lengths = [len(row.ids) for row in rows]
     logger.info("conversations=%d tokens=%d longest=%d", len(rows), sum(lengths), max(lengths))
     if start := params["train"]["start"]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from pretrain.train import RECIPES, batches, carry_over, encode, loss_of, names_of, train_tokenizer
+from pretrain.train import RECIPES, Row, batches, carry_over, encode, loss_of, names_of, train_tokenizer
 from pretrain.train import new_model as new_model_of
 from qlass.prompts import load_chat_format
 from qlass.records import Message
@@ -114,24 +114,31 @@ REFUSED = [
 
 
 def test_a_refused_reply_is_read_but_not_learned(tokenizer: PreTrainedTokenizerFast) -> None:
-    (row,) = encode([REFUSED], load_chat_format("qlass", tokenizer), 1000)
-    hidden = "".join(tokenizer.decode([token]) for token in row.ids[~row.learned])
-    assert hidden == "<|assistant|>Action: take pen 1<|end|>"
-    (cut,) = encode([REFUSED], load_chat_format("qlass", tokenizer), 20)
-    assert len(cut.ids) == len(cut.learned) == 20
+    (row,) = encode([REFUSED], load_chat_format("qlass", tokenizer), 1000, 0.5)
+    texts = {weight: text_of(tokenizer, row, weight) for weight in (0.0, 0.5, 1.0)}
+    assert texts == {
+        0.0: "<|assistant|>Action: take pen 1<|end|>",
+        0.5: "".join(f"<|user|>{message.content}<|end|>" for message in REFUSED if message.role == "user"),
+        1.0: "<|assistant|>Action: take mug 2<|end|>",
+    }
+    (cut,) = encode([REFUSED], load_chat_format("qlass", tokenizer), 20, 1.0)
+    assert len(cut.ids) == len(cut.weights) == 20
 
 
-def test_the_loss_is_the_mean_over_learned_tokens_whatever_the_padding(tokenizer: PreTrainedTokenizerFast) -> None:
+def text_of(tokenizer: PreTrainedTokenizerFast, row: Row, weight: float) -> str:
+    return "".join(tokenizer.decode([token]) for token in row.ids[row.weights == weight])
+
+
+def test_the_loss_is_the_weighted_sum_whatever_the_padding(tokenizer: PreTrainedTokenizerFast) -> None:
     torch.manual_seed(0)
     model = new_model(SHAPE, tokenizer)
-    short, long = encode([REFUSED[:3], REFUSED], load_chat_format("qlass", tokenizer), 1000)
+    short, long = encode([REFUSED[:3], REFUSED], load_chat_format("qlass", tokenizer), 1000, 0.25)
     together = loss_of(model, [short, long]).item()
     alone = 0.0
     for row in (short, long):
         with torch.autocast("cpu", torch.bfloat16):
             logits = model(row.ids[None].long()).logits[0].float()
         for position in range(1, len(row.ids)):
-            if row.learned[position]:
-                alone -= logits[position - 1].log_softmax(-1)[row.ids[position]].item()
+            alone -= row.weights[position].item() * logits[position - 1].log_softmax(-1)[row.ids[position]].item()
     assert together == pytest.approx(alone, rel=1e-2)
     assert next(batches([short, long], 2, seed=0, start=0)) in ([short, long], [long, short])
