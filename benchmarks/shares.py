@@ -56,7 +56,8 @@ ENVIRONMENT, POLICY, QNET, REST = PARTS = ("environment", "policy", "QNet", "res
 _SHARES = tuple(f"share_of_{part.lower()}" for part in PARTS)
 _RATES = ("steps_alone_vs_in_play", "tokens_alone_vs_in_play")
 COLUMNS = (*_SHARES, *_RATES)
-_NAME = re.compile(rf"(?P<what>{'|'.join(COLUMNS)}) \((?P<play>.+, .+)\)")
+NAME = re.compile(rf"(?P<what>{'|'.join(COLUMNS)}) \((?P<play>.+, .+)\)")
+"""Name of a row: what, and environment and play."""
 
 Calls = Mapping[str, Sequence[tuple[type, str]]]
 """By part, the methods that it consists of: class and name."""
@@ -293,7 +294,7 @@ def table(rows: Sequence[Row]) -> str:
     """
     plays: dict[str, dict[str, str]] = {}
     for row in rows:
-        if found := _NAME.fullmatch(row.name):
+        if found := NAME.fullmatch(row.name):
             cell = f"{row.ours:.1f}" if found["what"] in _SHARES else f"{row.ours:,.0f}"
             plays.setdefault(found["play"], {})[found["what"]] = cell
     lines = [f"| play | {' | '.join(PARTS)} | steps/s | tokens/s |", f"|---|{'---:|' * len(COLUMNS)}"]

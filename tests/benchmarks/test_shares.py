@@ -37,12 +37,13 @@ from tests.tasks.conftest import NO_OVERRIDES, REPOSITORY, set_params
 ENV = "corridor"
 CORRIDOR = get_definition(ENV)
 OPTIONS = {"length": 3, "rooms": 2}
+MAX_STEPS = 8
 SMALL = {
     "run.envs": [ENV],
     "run.searches": ["best_of_n", "qlass"],
     "base.max_new_tokens": 8,
     f"envs.{ENV}": {
-        "max_steps": 4,
+        "max_steps": MAX_STEPS,
         "panel": {"train": 4, "dev": 4, "test_seen": 4, "test_unseen": 4},
         "options": OPTIONS,
         "overrides": NO_OVERRIDES,
@@ -75,7 +76,7 @@ def finished(project: Path) -> Path:
     """The project after a run on four tasks of each panel, with random models."""
     for split in ("dev", "train"):
         save_panel(paths.panel(ENV, split), build_panel(CORRIDOR, OPTIONS, split, 4, 0))
-    env = make_env(CORRIDOR, OPTIONS, 8)
+    env = make_env(CORRIDOR, OPTIONS, MAX_STEPS)
     experts = [demonstrate.play(env, CORRIDOR, spec, seed=0, thoughts=True) for spec in tasks("train")]
     write_records(paths.trajectories(ENV), experts, Trajectory)
     policy = paths.policy(ENV, "sft")
@@ -150,7 +151,7 @@ def test_seconds_belong_to_whoever_spends_them() -> None:
     }
     before = Watched.step
     begin = start(CORRIDOR, tasks("dev")[0], "qlass")
-    envs = EnvPool(partial(make_env, CORRIDOR, OPTIONS, 4))
+    envs = EnvPool(partial(make_env, CORRIDOR, OPTIONS, MAX_STEPS))
     with shares.timing(calls) as spent:
         list(drive([begin], envs, ScriptedPolicy(reply, str), ScriptedValueFunction(value), slots=1))
     assert Watched.step is before
@@ -272,6 +273,7 @@ def test_the_table_has_a_line_per_play() -> None:
 
 @pytest.mark.slow
 def test_the_program(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    set_params(finished, {"run.searches": ["qlass"]})
     assert shares.main([ENV, "--tasks", "1"]) == 0
     said = capsys.readouterr().out
     (file,) = (finished / "results").glob(f"*-shares-{ENV}.json")
@@ -279,12 +281,12 @@ def test_the_program(finished: Path, capsys: pytest.CaptureFixture[str]) -> None
     written = [Row(**row) for row in json.loads(file.read_text())["rows"]]
     assert {row.name for row in written} == {
         f"{what} ({ENV}, {play})"
-        for play, asked in PLAYS.items()
+        for play in ("sft", "qlass", "explore")
         for what in shares.COLUMNS
-        if what != "share_of_qnet" or asked
+        if what != "share_of_qnet" or PLAYS[play]
     }
     assert shares.table(written) in said
-    for play in PLAYS:
+    for play in ("sft", "qlass", "explore"):
         whole = [row.ours for row in written if row.name.startswith("share_of_") and row.name.endswith(f", {play})")]
         assert sum(whole) == pytest.approx(100)
     assert all(row.ours > row.other for row in written if "_alone_vs_in_play" in row.name)
