@@ -6,19 +6,14 @@ Writes benchmarks/results/<date>.json and prints a table; `--only rollout,traini
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
 from multiprocessing import get_context
-from pathlib import Path
 
-from benchmarks.rows import Row, rows_of
+from benchmarks.rows import Row, rows_of, save
 
-PARTS = ("environment", "webshop", "training", "rollout", "expand", "driver", "limits", "threads")
-RESULTS = Path(__file__).parent / "results"
+PARTS = ("environment", "webshop", "training", "rollout", "expand", "driver", "limits", "threads", "shares")
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -45,10 +40,7 @@ def main() -> None:
     print(table(rows))
     print(f"load average {before:.1f} at the start, {os.getloadavg()[0]:.1f} at the end")
     if set(chosen) == set(PARTS):
-        RESULTS.mkdir(exist_ok=True)
-        path = RESULTS / f"{datetime.datetime.now(datetime.UTC).date()}.json"
-        path.write_text(json.dumps({"load_average": before, "rows": [asdict(row) for row in rows]}, indent=2) + "\n")
-        print(f"written: {path}")
+        print(f"written: {save('', before, rows)}")
 
 
 if __name__ == "__main__":

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import datetime
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from importlib import import_module
+from pathlib import Path
 from time import process_time
+
+RESULTS = Path(__file__).parent / "results"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,3 +53,11 @@ def rows_of(part: str) -> list[Row]:
     """
     rows: list[Row] = import_module(f"benchmarks.{part}").rows()
     return rows
+
+
+def save(suffix: str, load_average: float, rows: Sequence[Row]) -> Path:
+    """Write rows to `results/<date><suffix>.json`; return the file."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{datetime.datetime.now(datetime.UTC).date()}{suffix}.json"
+    path.write_text(json.dumps({"load_average": load_average, "rows": [asdict(row) for row in rows]}, indent=2) + "\n")
+    return path

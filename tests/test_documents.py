@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import shares
+from benchmarks.rows import Row
+
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
     "README.md",
@@ -73,11 +76,18 @@ def test_links_lead_somewhere(name):
     assert dead_links(ROOT / name) == []
 
 
-def test_benchmarks_are_those_of_the_file():
+def test_benchmarks_are_those_of_the_files():
     page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
-    (results,) = set(re.findall(r"\(\.\./(benchmarks/results/[^)]+)\)", page))
-    rows = json.loads((ROOT / results).read_text(encoding="utf-8"))["rows"]
-    written = [f"| `{row['name']}` | {row['ratio']:,.2f} | {row['ours']:,.1f} | {row['other']:,.1f} |" for row in rows]
+    results = sorted(set(re.findall(r"\(\.\./(benchmarks/results/[^)]+)\)", page)))
+    assert results
+    files = [json.loads((ROOT / name).read_text(encoding="utf-8")) for name in results]
+    rows = [Row(**row) for file in files for row in file["rows"]]
+    shown = [row for row in rows if not shares.NAME.fullmatch(row.name)]
+    written = [f"| `{row.name}` | {row.ratio:,.2f} | {row.ours:,.1f} | {row.other:,.1f} |" for row in shown]
     assert sorted(written) == sorted(
         line for line in page.splitlines() if re.fullmatch(r"\| `.+` \|( [\d,.]+ \|){3}", line)
+    )
+    _, _, *plays = shares.table(rows).splitlines()
+    assert sorted(plays) == sorted(
+        line for line in page.splitlines() if re.fullmatch(r"\| `.+, .+` \|( [\d,.-]+ \|){6}", line)
     )

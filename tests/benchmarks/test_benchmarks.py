@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from benchmarks import __main__ as program
-from benchmarks import driver, environment, expand, limits, rollout, rows, threads, training, webshop
+from benchmarks import driver, environment, expand, limits, rollout, rows, shares, threads, training, webshop
+from tasks.project import settings
 
 CTRANSLATE2 = {f"expand_vs_ctranslate2 ({what})" for what in ("int8", "int8, cached", "float32", "float32, cached")}
 VLLM = {f"expand_vs_vllm ({what})" for what in ("eager", "eager, cached", "compiled", "compiled, cached")}
@@ -18,6 +19,15 @@ SHOP = (
     if all(map(find_spec, webshop.WEBSHOP.packages))
     else set()
 )
+SEARCHES = settings.load_all().run.searches
+SHARES = {
+    f"{what} ({env}, {play})"
+    for env in settings.load_all().envs
+    if not shares.missing(env)
+    for play in ("sft", *SEARCHES, "explore")
+    for what in shares.COLUMNS
+    if what != "share_of_qnet" or play in SEARCHES
+}
 SMALLEST: dict[str, tuple[Any, dict[str, int], set[str]]] = {
     "environment": (
         environment,
@@ -44,6 +54,7 @@ SMALLEST: dict[str, tuple[Any, dict[str, int], set[str]]] = {
     ),
     "limits": (limits, {"trajectories": 1, "rounds": 1}, {f"vs_limit ({what})" for what in ("encoding", "training", "drawing", "drawing, memory")}),
     "threads": (threads, {"trajectories": 2, "rounds": 1}, {"two_threads_beside_neighbour"}),
+    "shares": (shares, {"tasks": 1}, SHARES),
 }  # fmt: skip
 
 
