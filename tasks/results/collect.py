@@ -90,7 +90,9 @@ def _rows_of(env: str, groups: Groups, given: settings.Settings) -> Iterator[Row
 
 def _rows_of_all(rows: Sequence[Sequence[Row]], groups: Sequence[Groups], given: settings.Settings) -> Iterator[Row]:
     """Yield the rows of all runs together; `rows` has those of each run, in the same order."""
-    interval = partial(interval_over_runs, resamples=given.report.bootstrap, confidence=given.report.confidence, seed=0)
+    interval = partial(
+        interval_over_runs, resamples=given.report.bootstrap, confidence=given.report.confidence, seed=0
+    )
     values = {
         name: [{key: measure.by_task(episodes) for key, episodes in its.items()} for its in groups]
         for name, measure in MEASURES.items()
@@ -106,7 +108,9 @@ def _rows_of_all(rows: Sequence[Sequence[Row]], groups: Sequence[Groups], given:
             reward=interval(reward),
             success=interval(success),
             minus={
-                other: interval([paired_differences(its[split, method], its[split, other]) for its in values["reward"]])
+                other: interval(
+                    [paired_differences(its[split, method], its[split, other]) for its in values["reward"]]
+                )
                 for other in same[0].minus
             },
             generated_tokens=fmean(row.generated_tokens for row in same),

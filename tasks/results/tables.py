@@ -8,10 +8,10 @@ from qlass.evaluation import Interval
 from qlass.report.headline import signed, span
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Write a table; the first column has names, the others numbers."""
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]], last: str = "---:") -> str:
+    """Write a table; the first column has names, the others numbers, unless `last` aligns the last one otherwise."""
     head, *body = (f"| {' | '.join(cells)} |" for cells in (heads, *rows))
-    return "\n".join([head, "|---|" + "---:|" * (len(heads) - 1), *body])
+    return "\n".join([head, f"|{'|'.join(['---', *['---:'] * (len(heads) - 2), last])}|", *body])
 
 
 def seed_heads(seeds: Iterable[int]) -> list[str]:
