@@ -1,5 +1,6 @@
 """Results that are kept: finished runs below real DVC, git and MLflow, without the hours; and what the repository keeps."""
 
+import contextlib
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dvc.repo import Repo
 from ruamel.yaml import YAML
 
 from qlass.envs import get_definition
@@ -22,6 +24,8 @@ from tasks.results import documents, kept, pages
 from tasks.results.kept import Kept, Row
 from tests.tasks.conftest import PARAMS, REPOSITORY, set_params
 from tests.tasks.test_pipeline import SMALL
+
+pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")  # DVC's index
 
 ENV = "corridor"
 SPLITS = ("test_seen", "test_unseen")
@@ -53,6 +57,12 @@ def call(folder: Path, *command: str) -> None:
 def commit(folder: Path) -> None:
     call(folder, "git", "add", "--all")
     call(folder, "git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "-m", "x")
+
+
+def dvc_commit(folder: Path) -> None:
+    """Record what lies there as what the stage made."""
+    with contextlib.chdir(folder), Repo(str(folder)) as repo:
+        repo.commit(force=True)
 
 
 def played(task: Any, method: str, outcome: float) -> Episode:
@@ -92,24 +102,24 @@ def finish(project: Path) -> Finish:
     shutil.copy(project / paths.PARAMS, project / paths.PRESETS / "toy.yaml")
     (project / paths.README).write_text(README)
 
-    def make(seed: int, changes: dict[str, Any] = {}, *, git: bool = True) -> Path:
+    def make(seed: int, *, git: bool = True) -> Path:
         folder = project / f"seed{seed}"
         folder.mkdir()
         shutil.copy(project / paths.PARAMS, folder)
-        shutil.copy(project.parent / project.name / "mlflow.db", folder)
+        shutil.copy(project / "mlflow.db", folder)
         (folder / "dvc.yaml").write_text(DVC_FILE)
         (folder / ".gitignore").write_text("/data/\n/runs/\n/mlflow.db*\n/mlruns/\n")
         if git:
             call(folder, "git", "init", "-q")
-        call(folder, sys.executable, "-m", "dvc", "init", "-q", *([] if git else ["--no-scm"]))
+        Repo.init(str(folder), no_scm=not git)
         if git:
             commit(folder)
-        set_params(folder, {"base.seed": seed, **changes})  # after the commit, as a user does who runs another seed
+        set_params(folder, {"base.seed": seed})  # after the commit, as a user does who runs another seed
         write_outputs(folder, seed)
         tracker = tracking.open_run("report", "qlass", root=folder)
         tracker.write_pointer(folder / paths.run_pointer("report"))
         tracker.finish()
-        call(folder, sys.executable, "-m", "dvc", "commit", "--force", "--quiet")
+        dvc_commit(folder)
         return folder
 
     return make
@@ -174,10 +184,9 @@ def test_the_page_and_the_document_are_those_of_the_numbers(
     assert pooled.index("Mean outcome reward × 100 (95%") < pooled.index("Success in percent (95%")
     assert pooled.index("Minus SFT, in") < pooled.index("Minus Best-of-N (qnet), in")
 
-    before, shown, after = (project / paths.README).read_text().partition("old")[0], "", ""
     before, _, rest = (project / paths.README).read_text().partition("<!-- results:toy -->\n")
     shown, _, after = rest.partition("<!-- /results -->")
-    assert (before, after) == (README.split("<!--")[0], "\n\nafter, with é  \n")
+    assert (before, after) == (README[: README.index("<!--")], "\n\nafter, with é  \n")
     assert "corridor (toy); seeds 0, 1, " in shown
     assert "| QLASS | 50.0 | 50.0 | 50.0 (" in shown
     assert "(docs/results/toy/results.md)" in shown
@@ -213,7 +222,9 @@ def test_what_is_no_complete_run_of_the_preset_is_refused(finish: Finish, projec
     assert "no such file; name the root of a project" in refusal("toy", project / "nowhere")
     with (folder / paths.expert_stats(ENV)).open("a") as file:
         file.write("\n")
-    assert f"{folder}: the run is not complete or is out of date: report (dep modified: data)" in refusal("toy", folder)
+    assert f"{folder}: the run is not complete or is out of date: report (dep modified: data)" in refusal(
+        "toy", folder
+    )
     (folder / "dvc.lock").unlink()
     assert "report (never ran)" in refusal("toy", folder)
     set_params(folder, {"report.bootstrap": 7})
@@ -227,7 +238,7 @@ def test_a_run_whose_commit_nobody_knows_is_refused(finish: Finish) -> None:
     shutil.copy("mlflow.db", folder)  # a store without runs
     assert "does not know the run" in refusal("toy", folder)
     write_json(folder / paths.run_pointer("report"), {"run_id": None, "experiment_id": None})
-    call(folder, sys.executable, "-m", "dvc", "commit", "--force", "--quiet")
+    dvc_commit(folder)
     assert "MLflow could not be reached" in refusal("toy", folder)
 
 
@@ -236,7 +247,9 @@ def test_only_the_tables_of_the_preset_are_rewritten(kept_here: Kept) -> None:
     text = f"{other}<!-- results:default -->\n<!-- /results -->\n`<!-- /results -->` in a line is none\n{other}"
     found = documents.refreshed(text, Path("docs/page.md"), kept_here)
     assert found.startswith(f"{other}<!-- results:default -->\nALFWorld")
-    assert found.endswith(f"(results/default/results.md)\n<!-- /results -->\n`<!-- /results -->` in a line is none\n{other}")
+    assert found.endswith(
+        f"(results/default/results.md)\n<!-- /results -->\n`<!-- /results -->` in a line is none\n{other}"
+    )
     assert documents.refreshed(found, Path("docs/page.md"), kept_here) == found
 
 
@@ -309,7 +322,9 @@ def test_a_run_of_the_whole_pipeline_is_kept(
     (project / paths.PRESETS).mkdir()
     shutil.copy(project / paths.PARAMS, project / paths.PRESETS / "toy.yaml")
     shutil.copytree(tiny_policy, project / "models" / "reader-3m")
-    (project / ".gitignore").write_text("/data/\n/runs/\n/mlflow.db*\n/mlruns/\n/.work/\n__pycache__/\ninstalled.json\n")
+    (project / ".gitignore").write_text(
+        "/data/\n/runs/\n/mlflow.db*\n/mlruns/\n/.work/\n__pycache__/\ninstalled.json\n"
+    )
     call(project, "git", "init", "-q")
     call(project, sys.executable, "-m", "dvc", "init", "-q")
     commit(project)

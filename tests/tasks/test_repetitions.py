@@ -81,7 +81,10 @@ def test_a_folder_that_is_no_project_is_named(tmp_path: Path) -> None:
 
 def test_runs_of_a_preset_come_in_the_order_of_their_seeds(make: Make) -> None:
     preset = make("preset", {}) / paths.PARAMS
-    first, second = make("a", {"base.seed": 7, "tracking.max_traces": 0}), make("b", {"base.seed": 1, "base.workers": 2})
+    first, second = (
+        make("a", {"base.seed": 7, "tracking.max_traces": 0}),
+        make("b", {"base.seed": 1, "base.workers": 2}),
+    )
     assert list(projects_of_preset([first, second], preset).items()) == [(1, second), (7, first)]
 
 
