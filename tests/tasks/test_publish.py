@@ -234,12 +234,10 @@ def test_what_is_no_complete_run_of_the_preset_is_refused(finish: Finish, projec
 def test_a_run_whose_commit_nobody_knows_is_refused(finish: Finish) -> None:
     assert "made without git" in refusal("toy", finish(0, git=False))
     folder = finish(1)
-    (folder / "mlflow.db").unlink()
-    shutil.copy("mlflow.db", folder)  # a store without runs
-    assert "does not know the run" in refusal("toy", folder)
-    write_json(folder / paths.run_pointer("report"), {"run_id": None, "experiment_id": None})
-    dvc_commit(folder)
-    assert "MLflow could not be reached" in refusal("toy", folder)
+    for run_id, reason in (("0" * 32, "does not know the run 000"), (None, "MLflow could not be reached")):
+        write_json(folder / paths.run_pointer("report"), {"run_id": run_id, "experiment_id": "1"})
+        dvc_commit(folder)
+        assert reason in refusal("toy", folder)
 
 
 def test_only_the_tables_of_the_preset_are_rewritten(kept_here: Kept) -> None:
