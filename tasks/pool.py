@@ -1,70 +1,58 @@
 """Compare methods over the runs of several seeds: `python -m tasks.pool ENV PROJECT PROJECT ...`.
 
 Each PROJECT is a copy of this project in which the pipeline has run with another `base.seed`, which gives other games,
-another policy and another QNet. Two tables are printed: the success of every method, and its difference to one of them
-(SFT, or `--against METHOD`) on the same tasks of the same run. They show each seed, with an interval over its tasks,
-and all together, with an interval over tasks and runs. It is no stage.
+another policy and another QNet. Two tables are printed: the mean outcome reward of every method (or its success,
+`--measure success`), and its difference to one of them (SFT, or `--against METHOD`) on the same tasks of the same run.
+They show each seed, with an interval over its tasks, and all together, with an interval over tasks and runs. The tasks
+are those of all test splits. It is no stage; `python -m tasks.publish` keeps such tables.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from qlass.envs import get_definition
-from qlass.envs.core.panels import load_panel
 from qlass.errors import DataError, QlassError
-from qlass.evaluation import Interval, interval_over_runs, mean_by_task, paired_differences
-from qlass.evaluation.metrics import success
-from qlass.jsonl import iter_records
-from qlass.records import Episode
-from qlass.report.headline import signed, span
+from qlass.evaluation import Interval, interval_over_runs, paired_differences
 from qlass.report.paper import in_order, method_name
-from qlass.report.results import BASELINE
-from tasks.project import paths, settings
+from qlass.report.results import BASELINE, group, splits_of
+from tasks.project import settings
 from tasks.project.repetitions import projects_by_seed
+from tasks.results.runs import MEASURES, episodes_of
+from tasks.results.tables import change, interval_words, level, seed_heads, table
 from tasks.running import console, runner
 
 Scores = dict[str, dict[str, float]]
-"""method -> task (of any split) -> success in percent, over its seeds."""
+"""method -> task -> what is measured, x 100, over the evaluation seeds."""
 
 
-def scores_of(project: Path, env: str, given: settings.Settings) -> Scores:
-    """Read the episodes of one run.
-
-    A task is named by the hash of its panel and its id: other seeds give other games the same ids.
+def scores_of(project: Path, env: str, given: settings.Settings, measure: str = "reward") -> Scores:
+    """Read what one run reached on the tasks of its test splits; of the dev split where it played no other.
 
     Raises:
         DataError: an evaluation that params.yaml asks for is missing.
     """
-    found: dict[str, list[Episode]] = defaultdict(list)
-    for method in given.run.methods:
-        for split in given.evaluate.of(get_definition(env).splits):
-            path = project / paths.episodes(env, method, split)
-            if not path.exists():
-                raise DataError(f"{path}: no such file; run the pipeline in {project} first")
-            panel = load_panel(project / paths.panel(env, split)).sha256
-            for episode in iter_records(path, Episode):
-                task_id = f"{panel}/{episode.task_id}"
-                found[episode.method].append(dataclasses.replace(episode, task_id=task_id))
+    groups = group(episodes_of(project, env, given))
+    last = splits_of(groups)[-1]
     return {
-        method: mean_by_task(episodes, lambda episode: 100 * success(episode)) for method, episodes in found.items()
+        method: MEASURES[measure].by_task(episodes) for (split, method), episodes in groups.items() if split == last
     }
 
 
-def tables(runs: Mapping[int, Scores], resamples: int, confidence: float, against: str = BASELINE) -> str:
-    """Write two Markdown tables: success in percent, and the difference to one method; each seed, then all together.
+def tables(
+    runs: Mapping[int, Scores], resamples: int, confidence: float, against: str = BASELINE, measure: str = "reward"
+) -> str:
+    """Write two Markdown tables: what is measured, and the difference to one method; each seed, then all together.
 
     Args:
         runs: by seed.
         resamples: of every interval.
         confidence: of every interval, in (0, 1).
         against: the method that is subtracted; without SFT, there is no second table by default.
+        measure: what the numbers are.
 
     Raises:
         DataError: the runs have different methods or not that one, or their panels are the same in part.
@@ -81,8 +69,12 @@ def tables(runs: Mapping[int, Scores], resamples: int, confidence: float, agains
         each = [interval([by_task]) for by_task in values]
         return each if len(values) == 1 else [*each, interval(values)]
 
+    heads = ["method", *seed_heads(runs)]
     levels = {name: row([scores[name] for scores in runs.values()]) for name in methods}
-    parts = [f"Success in percent ({_words(confidence, levels[methods[0]])}):", _table(runs, levels, _level)]
+    parts = [
+        f"{MEASURES[measure].title} ({interval_words(confidence, levels[methods[0]])}):",
+        table(heads, ([name, *map(level, found)] for name, found in levels.items())),
+    ]
     gaps = {
         name: row([paired_differences(scores[name], scores[against]) for scores in runs.values()])
         for name in methods
@@ -90,36 +82,8 @@ def tables(runs: Mapping[int, Scores], resamples: int, confidence: float, agains
     }
     if gaps:
         title = f"Minus {method_name(against)} on the same tasks of the same seed, in points (paired, same intervals):"
-        parts += [title, _table(runs, gaps, _change)]
+        parts += [title, table(heads, ([name, *map(change, found)] for name, found in gaps.items()))]
     return "\n\n".join(parts) + "\n"
-
-
-def _words(confidence: float, row: Sequence[Interval]) -> str:
-    """Say what the intervals of a row are over."""
-    first, last = row[0].over, row[-1].over
-    if len(row) == 1:
-        return f"{confidence:.0%} interval over {first}"
-    return f"{confidence:.0%} intervals: of one seed over {first}, of all seeds over {last}"
-
-
-def _table(
-    runs: Mapping[int, Scores], rows: Mapping[str, Sequence[Interval]], write: Callable[[Interval], str]
-) -> str:
-    """Write one table."""
-    heads = ["method", *(f"seed {seed}" for seed in runs), *(["all seeds"] if len(runs) > 1 else [])]
-    lines = [heads, *([method, *map(write, row)] for method, row in rows.items())]
-    head, *body = (f"| {' | '.join(cells)} |" for cells in lines)
-    return "\n".join([head, "|---|" + "---:|" * (len(heads) - 1), *body])
-
-
-def _level(interval: Interval) -> str:
-    """Write a success rate."""
-    return f"{interval.mean:.1f} ({interval.low:.1f} to {interval.high:.1f})"
-
-
-def _change(interval: Interval) -> str:
-    """Write a difference."""
-    return f"{signed(interval.mean)} ({span(interval)})"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -129,12 +93,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("env", metavar="ENV")
     parser.add_argument("projects", metavar="PROJECT", nargs="+", type=Path)
     parser.add_argument("--against", metavar="METHOD", default=BASELINE, help="what every method is compared with")
+    parser.add_argument("--measure", choices=list(MEASURES), default="reward", help="what the numbers are")
     asked = parser.parse_args(arguments)
     try:
         given = settings.load_all()
         projects = projects_by_seed(asked.projects, asked.env)
-        runs = {seed: scores_of(project, asked.env, given) for seed, project in projects.items()}
-        console.say(tables(runs, given.report.bootstrap, given.report.confidence, asked.against))
+        runs = {seed: scores_of(project, asked.env, given, asked.measure) for seed, project in projects.items()}
+        console.say(tables(runs, given.report.bootstrap, given.report.confidence, asked.against, asked.measure))
     except QlassError as error:
         return runner.report(error)
     return 0

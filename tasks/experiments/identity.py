@@ -35,8 +35,8 @@ def identities(root: Path) -> dict[str, str]:
         "prefect.flow_run_id": os.environ.get(FLOW_RUN) or os.environ.get("PREFECT__FLOW_RUN_ID"),
     }
     if tags["git.commit"]:
-        # What the pipeline itself writes does not make the code dirty.
-        changes = _git(root, "status", "--porcelain", "--", ".", ":!dvc.lock", ":!data", ":!runs")
+        # What the pipeline itself writes does not make the code dirty, nor do the settings, which a run has on record.
+        changes = _git(root, "status", "--porcelain", "--", ".", ":!dvc.lock", ":!data", ":!runs", ":!params.yaml")
         tags["git.dirty"] = None if changes is None else str(changes != "").lower()
     return {name: value for name, value in tags.items() if value}
 

@@ -17,6 +17,9 @@ RUNS = Path("runs")
 BASE_POLICY = DATA / "base" / "policy"
 BASE_SOURCE = DATA / "base" / "source.json"
 REPORT = DATA / "report"
+PRESETS = Path("presets")
+RESULTS = Path("docs") / "results"
+README = Path("README.md")
 
 
 def repository() -> Path:

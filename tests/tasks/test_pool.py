@@ -1,3 +1,5 @@
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -28,15 +30,16 @@ GIVEN = given()
 QUICK = {"resamples": 500, "confidence": 0.95}
 
 
-def finished(folder: Path, sft: list[bool], qlass: list[bool], seed: int = 0) -> Path:
-    """Write what a run leaves that is read here: the panel and the episodes."""
-    panel = build_panel(get_definition(ENV), {"length": 5, "rooms": 3}, SPLIT, len(sft), seed)
-    save_panel(folder / paths.panel(ENV, SPLIT), panel)
-    for method, outcomes in (("sft", sft), ("qlass", qlass)):
-        path = folder / paths.episodes(ENV, method, SPLIT)
-        path.parent.mkdir(parents=True)
+def finished(
+    folder: Path, sft: Sequence[float], qlass: Sequence[float], seed: int = 0, splits: Sequence[str] = (SPLIT,)
+) -> Path:
+    """Write what a run leaves that is read here: the panels and the episodes, whose outcomes are given."""
+    for split, (method, outcomes) in itertools.product(splits, (("sft", sft), ("qlass", qlass))):
+        panel = build_panel(get_definition(ENV), {"length": 5, "rooms": 3}, split, len(sft), seed)
+        save_panel(folder / paths.panel(ENV, split), panel)
+        path = folder / paths.episodes(ENV, method, split)
         episodes = [
-            Episode(task.task_id, task.category, method, 0, float(one), one, "", (), Cost())
+            Episode(task.task_id, task.category, method, 0, float(one), one == 1, "", (), Cost())
             for task, one in zip(panel.tasks, outcomes, strict=True)
         ]
         write_records(path, episodes, Episode)
@@ -62,7 +65,7 @@ def three(tmp_path: Path) -> dict[int, Scores]:
 
 
 def test_each_seed_and_all_together_say_what_their_intervals_are_over(three: dict[int, Scores]) -> None:
-    title, levels, paired, gaps = tables(three, **QUICK).strip().split("\n\n")
+    title, levels, paired, gaps = tables(three, **QUICK, measure="success").strip().split("\n\n")
     assert title == "Success in percent (95% intervals: of one seed over tasks, of all seeds over tasks and runs):"
     assert paired == "Minus SFT on the same tasks of the same seed, in points (paired, same intervals):"
     assert cells(levels)["method"] == cells(gaps)["method"] == ["seed 0", "seed 1", "seed 2", "all seeds"]
@@ -82,7 +85,7 @@ def test_all_seeds_are_no_single_sample_of_tasks(three: dict[int, Scores]) -> No
 def test_a_seed_has_the_numbers_that_it_has_alone(three: dict[int, Scores]) -> None:
     together = tables(three, **QUICK).split("\n\n")
     alone = tables({2: three[2]}, **QUICK).split("\n\n")
-    assert alone[0] == "Success in percent (95% interval over tasks):"
+    assert alone[0] == "Mean outcome reward × 100 (95% interval over tasks):"
     assert cells(alone[1])["method"] == ["seed 2"]
     for table in (1, 3):
         assert cells(alone[table])["qlass"] == [cells(together[table])["qlass"][2]]
@@ -128,6 +131,24 @@ def test_a_project_without_results_is_named(tmp_path: Path) -> None:
         scores_of(tmp_path, ENV, GIVEN)
 
 
+def test_a_reward_in_part_is_no_success(tmp_path: Path) -> None:
+    folder = finished(tmp_path, [1, 0.5, 0, 0], [0.5, 0.5, 0.5, 0])
+    reward, success = (scores_of(folder, ENV, GIVEN, measure) for measure in ("reward", "success"))
+    assert [sum(found.values()) for found in reward.values()] == [150, 150]
+    assert [sum(found.values()) for found in success.values()] == [100, 0]
+    assert reward == scores_of(folder, ENV, GIVEN)
+
+
+def test_the_split_on_which_choices_are_made_is_not_compared(tmp_path: Path) -> None:
+    both = GIVEN.model_copy(update={"evaluate": GIVEN.evaluate.model_copy(update={"splits": "all"})})
+    finished(tmp_path, [0, 0], [0, 0], splits=["dev"])
+    finished(tmp_path, [1, 1], [1, 0], splits=["test_seen", "test_unseen"])
+    assert {method: list(found.values()) for method, found in scores_of(tmp_path, ENV, both).items()} == {
+        "sft": [100, 100] * 2,
+        "qlass": [100, 0] * 2,
+    }
+
+
 def test_the_program_prints_the_tables(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     yaml, params = YAML(), YAML().load(project / paths.PARAMS)
     for seed, qlass in ((0, [True, True]), (1, [True, False])):
@@ -139,5 +160,8 @@ def test_the_program_prints_the_tables(project: Path, capsys: pytest.CaptureFixt
     assert main([ENV, "seed1", "seed0"]) == 0
     printed = capsys.readouterr().out
     assert "| method | seed 1 | seed 0 | all seeds |" in printed
+    assert printed.startswith("Mean outcome reward × 100 (95%")
     assert "over tasks and runs" in printed
+    assert main([ENV, "seed1", "--measure", "success"]) == 0
+    assert capsys.readouterr().out.startswith("Success in percent")
     assert main([ENV, "seed1", "seed1"]) == SettingsError.exit_code

@@ -7,7 +7,7 @@ from ruamel.yaml import YAML
 
 from qlass.errors import DataError, SettingsError
 from tasks.project import paths
-from tasks.project.repetitions import projects_by_seed
+from tasks.project.repetitions import projects_by_seed, projects_of_preset
 
 Make = Callable[[str, dict[str, Any]], Path]
 
@@ -77,3 +77,23 @@ def test_the_same_seed_twice_is_no_second_run(make: Make) -> None:
 def test_a_folder_that_is_no_project_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=f"{tmp_path}/params.yaml: no such file"):
         projects_by_seed([tmp_path], "corridor")
+
+
+def test_runs_of_a_preset_come_in_the_order_of_their_seeds(make: Make) -> None:
+    preset = make("preset", {}) / paths.PARAMS
+    first, second = (
+        make("a", {"base.seed": 7, "tracking.max_traces": 0}),
+        make("b", {"base.seed": 1, "base.workers": 2}),
+    )
+    assert list(projects_of_preset([first, second], preset).items()) == [(1, second), (7, first)]
+
+
+def test_a_run_of_other_settings_than_the_preset_is_refused_with_all_that_differs(make: Make) -> None:
+    preset = make("preset", {}) / paths.PARAMS
+    other = make("a", {"base.seed": 1, "report.bootstrap": 10, "envs.alfworld.max_steps": 1})
+    message = (
+        r"a/params.yaml: not the settings of .*preset/params.yaml: envs.alfworld.max_steps is 1 instead of \d+; "
+        r"report.bootstrap is 10 instead of 500; allowed: those of the preset but for base.seed, base.workers"
+    )
+    with pytest.raises(SettingsError, match=message):
+        projects_of_preset([other], preset)

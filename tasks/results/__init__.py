@@ -1,0 +1,1 @@
+"""What runs with several seeds amount to: read, compared, kept in `docs/results/`, shown in documents."""
