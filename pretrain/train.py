@@ -1,7 +1,7 @@
 """Train the tokenizer and the base model of a recipe from scratch on its corpus.
 
     python -m pretrain.train          # models/reader-3m
-    python -m pretrain.train shop     # models/reader-shop-3m
+    python -m pretrain.train shop     # models/reader-shop-5m
 
 Stops at `train.tokens`; a killed run with unchanged settings continues from its last checkpoint. The model starts with
 an induction circuit (`pretrain/circuit.py`), and batches are small: with large ones and the same tokens copying hardly appears.
@@ -312,8 +312,12 @@ def main() -> None:
     name = parser.parse_args().recipe
     params = RECIPES[name].params()
     out = Path(params["out"])
-    corpus = load_corpus(out.with_name("corpus.jsonl"))
-    RECIPES[name].train_tokenizer(corpus, params["tokenizer"]).save_pretrained(out.with_name("tokenizer"))
+    if params["train"]["keep_tokenizer"]:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(params["train"]["start"])
+    else:
+        corpus = load_corpus(out.with_name("corpus.jsonl"))
+        tokenizer = RECIPES[name].train_tokenizer(corpus, params["tokenizer"])
+    tokenizer.save_pretrained(out.with_name("tokenizer"))
     with tempfile.TemporaryDirectory() as folder:
         spawn(work, (name, params, f"file://{folder}/meeting"), nprocs=params["train"]["ranks"])
 

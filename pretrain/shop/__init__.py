@@ -1,1 +1,1 @@
-"""The recipe of `models/reader-shop-3m`: random play and reading exercises in generated shops (`pretrain/README.md`)."""
+"""The recipe of `models/reader-shop-5m`: random play and reading exercises in generated shops (`pretrain/README.md`)."""

@@ -1,7 +1,7 @@
 """Ask a model the exercises of shops that its corpus does not hold; print how many answers are right.
 
-    python -m pretrain.shop.measure models/reader-shop-3m
-    python -m pretrain.shop.measure models/reader-shop-3m --lengths
+    python -m pretrain.shop.measure models/reader-shop-5m
+    python -m pretrain.shop.measure models/reader-shop-5m --lengths
 
 Answers are forced: a token counts where it is the most likely one after the right tokens before it, an answer where all
 of its tokens count. With `--lengths` it prints how many tokens the expert's episodes have in the default run's shop,
