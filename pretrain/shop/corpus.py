@@ -20,8 +20,8 @@ from typing import Any
 import yaml
 
 from pretrain.shop.exercises import draw, remark
-from pretrain.shop.recall import recall_conversation
-from pretrain.shop.world import Visit, World, open_world
+from pretrain.shop.recall import made_up_word, recall_conversation
+from pretrain.shop.world import Visit, Wanted, World, open_world
 from qlass.envs.webshop import DEFINITION
 from qlass.envs.webshop.adapter import normalise_action
 from qlass.envs.webshop.state import BACK, BUY, NEXT, PREVIOUS, SEARCH, State
@@ -72,13 +72,15 @@ def play(world: World, goal: int, settings: dict[str, Any], rng: random.Random) 
     Args:
         world: the shop.
         goal: number of the goal whose instruction the player reads.
-        settings: `max_steps` (actions at most) and `questions` (exercises after a page at most).
+        settings: `max_steps` (actions at most), `questions` (exercises after a page at most) and `renamed` (share of the
+            episodes in which words of the instruction are made-up ones).
         rng: of all draws.
     """
     actions, asins = _walk(Visit(world, State(goal)), rng.randint(3, settings["max_steps"]), rng)
     if asins and rng.random() < _RETOLD:
         goal = _goal_about(world, rng.choice(asins), rng)
-    return _tell(Visit(world, State(goal)), actions, settings["questions"], rng)
+    told = _tell(Visit(world, State(goal)), actions, settings["questions"], rng)
+    return _renamed(told, world.wanted[goal], rng) if rng.random() < settings["renamed"] else told
 
 
 _RETOLD = 0.85
@@ -116,6 +118,35 @@ def _tell(visit: Visit, actions: list[str], questions: int, rng: random.Random) 
     if visit.state.place != "done":
         messages.ask(visit, rng.randint(1, questions), rng)
     return messages
+
+
+def _renamed(messages: Conversation, wanted: Wanted, rng: random.Random) -> Conversation:
+    """Put made-up words in the place of some that name what is wanted, throughout the conversation.
+
+    Who reads it must spell them as they stand: what a shop of other products calls its things is in no corpus.
+    """
+    named = " ".join([wanted.thing, *(one.bare for one in wanted.attributes), *wanted.options])
+    words = [word for word in dict.fromkeys(re.findall(r"[a-z]{4,}", named)) if word not in _FIXED]
+    chosen = [word for word in words if rng.random() < 0.5] or words[:1]
+    new = {word: made_up_word(rng) for word in chosen}
+
+    def rename(found: re.Match[str]) -> str:
+        word = new[found[0].lower()]
+        return word.capitalize() if found[0][0].isupper() else word
+
+    if new:
+        pattern = re.compile(rf"\b(?:{'|'.join(new)})\b", re.IGNORECASE)
+        messages[1:] = [(role, pattern.sub(rename, text)) for role, text in messages[1:]]
+    return messages
+
+
+_FIXED = frozenset((
+    "back", "buy", "click", "color", "colors", "description", "features", "fit", "flavor", "here", "limit",
+    "listed", "next", "none", "option", "options", "page", "pattern", "price", "product", "products",
+    "properties", "property", "results", "reviews", "scent", "search", "size", "style", "title", "what", "which",
+    "with",
+))  # fmt: skip
+"""Words of pages, actions and questions, which mean the same in every shop."""
 
 
 def _choose(visit: Visit, taste: dict[str, float], rng: random.Random) -> str:

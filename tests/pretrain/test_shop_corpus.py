@@ -27,7 +27,7 @@ pytest.importorskip("rapidfuzz")
 pytest.importorskip("snowballstemmer")
 
 ID = r"B0[0-9A-Z]{8}"
-SETTINGS = {"size": 300, "max_steps": 12, "questions": 12}
+SETTINGS = {"size": 300, "max_steps": 12, "questions": 12, "renamed": 0.0}
 CATALOGUES = (1, 2)
 
 
@@ -379,6 +379,25 @@ def test_the_player_buys_at_random() -> None:
     scores = [float(re.search(r"max 1\.0\) \[SEP\] ([\d.]+)", end)[1]) for end in ends if "Your score" in end]
     assert len(scores) >= 20
     assert sum(score == 1.0 for score in scores) < 0.3 * len(scores)
+
+
+def test_made_up_words_stand_wherever_the_words_stood() -> None:
+    """Word by word, the two tell the same: each word has one other, or stays."""
+    plain, renamed = (list(episodes(SETTINGS | {"renamed": share}, 5, 1, 20)) for share in (0.0, 1.0))
+    changed = 0
+    for before, after in zip(plain, renamed, strict=True):
+        assert before[0] == after[0], "the system prompt"
+        assert before.kinds == after.kinds
+        names: dict[str, str] = {}
+        for (role, old), (same, new) in zip(before, after, strict=True):
+            assert role == same
+            assert re.sub("[A-Za-z]+", "x", old) == re.sub("[A-Za-z]+", "x", new)
+            for one, other in zip(re.findall("[A-Za-z]+", old), re.findall("[A-Za-z]+", new), strict=True):
+                assert names.setdefault(one.lower(), other.lower()) == other.lower()
+                assert one[0].isupper() == other[0].isupper()
+        changed += any(one != other for one, other in names.items())
+        assert len(set(names.values())) == len(names), "no two words became one"
+    assert changed == len(plain)
 
 
 def test_lists_are_true() -> None:
