@@ -1,7 +1,8 @@
-"""Pictures of the comparison: intervals by method, and success against generated tokens."""
+"""Pictures of the comparison: intervals by method, and mean reward against generated tokens."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -67,17 +68,23 @@ def _forest_row(result: Result, x: Scale, y: float, width: int) -> Markup:
 
 
 def budget(results: Sequence[Result]) -> Markup:
-    """Draw success (in percent) against generated tokens per episode, both with intervals; one point per method."""
+    """Draw mean reward x 100 against generated tokens per episode, both with intervals; one point per method."""
     width, height = 520, 340
     x = _token_scale(results, 46, width - 20)
-    y = Scale(0, 100, height - 46, 34)
-    parts = [frame(x, y, "generated tokens per episode" + (" (log scale)" if x.log else ""), "success rate, %")]
+    y = Scale(0, _top(max(result.reward.high for result in results)), height - 46, 34)
+    names = "generated tokens per episode" + (" (log scale)" if x.log else ""), "mean outcome reward × 100"
+    parts = [frame(x, y, *names)]
     parts += [_budget_mark(result, x, y) for result in results]
     parts.append(_budget_labels(results, x, y))
-    label = "Success against generated tokens: " + "; ".join(
-        f"{method_name(r.method)} {r.success.mean:.1f} % at {r.tokens.mean:.0f} tokens" for r in results
+    label = "Mean reward against generated tokens: " + "; ".join(
+        f"{method_name(r.method)} {r.reward.mean:.1f} at {r.tokens.mean:.0f} tokens" for r in results
     )
     return picture(width, height, label, *parts, class_="chart plot")
+
+
+def _top(highest: float) -> float:
+    """Return the end of the axis of rewards: 100, or less where all methods would lie in the lower half."""
+    return 100.0 if highest > 50 else max(20.0, 10.0 * math.ceil(1.2 * highest / 10))
 
 
 def _token_scale(results: Sequence[Result], start: float, end: float) -> Scale:
@@ -91,20 +98,20 @@ def _token_scale(results: Sequence[Result], start: float, end: float) -> Scale:
 
 def _budget_mark(result: Result, x: Scale, y: Scale) -> Markup:
     """Draw the point of one method with its two intervals."""
-    css, tokens, success = method_class(result.method), result.tokens, result.success
-    title = f"{method_name(result.method)}: {success.mean:.1f} % at {tokens.mean:,.0f} tokens per episode"
+    css, tokens, reward = method_class(result.method), result.tokens, result.reward
+    title = f"{method_name(result.method)}: {reward.mean:.1f} at {tokens.mean:,.0f} tokens per episode"
     return Markup("").join(
         [
-            line(x(tokens.mean), y(success.low), x(tokens.mean), y(success.high), f"whisker {css}"),
-            line(x(tokens.low), y(success.mean), x(tokens.high), y(success.mean), f"whisker {css}"),
-            marker(_shape(result.method), x(tokens.mean), y(success.mean), 6, f"mark {css}", title),
+            line(x(tokens.mean), y(reward.low), x(tokens.mean), y(reward.high), f"whisker {css}"),
+            line(x(tokens.low), y(reward.mean), x(tokens.high), y(reward.mean), f"whisker {css}"),
+            marker(_shape(result.method), x(tokens.mean), y(reward.mean), 6, f"mark {css}", title),
         ]
     )
 
 
 def _budget_labels(results: Sequence[Result], x: Scale, y: Scale) -> Markup:
     """Write the names beside the points, each at the first place where it covers neither a point nor a name."""
-    points = [(x(result.tokens.mean), y(result.success.mean)) for result in results]
+    points = [(x(result.tokens.mean), y(result.reward.mean)) for result in results]
     taken = [(column - 8, height - 8, column + 8, height + 8) for column, height in points]
     parts = []
     for result, (column, height) in sorted(zip(results, points, strict=True), key=lambda pair: pair[1]):

@@ -36,7 +36,7 @@ Intervals are over tasks; the one without a name is of mean_reward.
 """
 
 
-BUDGET_COLUMNS = ("env", "split", "method", "generated_tokens", "success_rate", "success_low", "success_high")
+BUDGET_COLUMNS = ("env", "split", "method", "generated_tokens", "mean_reward", "reward_low", "reward_high")
 CATEGORY_COLUMNS = ("env", "split", "category", "method", "n_tasks", "mean_reward")
 BRANCH_COLUMNS = ("env", "actions", "rewarded", "unrewarded")
 
@@ -130,16 +130,16 @@ def _cell(text: str) -> str:
 
 
 def budget_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """Return the series of the plot of success against tokens."""
+    """Return the series of the plot of mean reward against tokens."""
     return [
         {
             "env": result.env,
             "split": result.split,
             "method": result.method,
             "generated_tokens": round(result.tokens.mean, 4),
-            "success_rate": round(result.success.mean, 4),
-            "success_low": round(result.success.low, 4),
-            "success_high": round(result.success.high, 4),
+            "mean_reward": round(result.reward.mean, 4),
+            "reward_low": round(result.reward.low, 4),
+            "reward_high": round(result.reward.high, 4),
         }
         for result in results
     ]

@@ -57,7 +57,8 @@ def test_page_is_drawn(samples, folder):
           const wide = [...d.querySelectorAll('main *')].filter(e => !e.closest('.scroll')
             && e.getBoundingClientRect().right > 401).map(e => e.tagName + '.' + e.className);
           const right = e => e.getBoundingClientRect().right;
-          const forests = [...d.querySelectorAll('svg.chart')].filter(e => e.textContent.includes('mean outcome reward'));
+          const forests = [...d.querySelectorAll('svg.chart')].filter(
+            e => !e.matches('.plot') && e.textContent.includes('mean outcome reward'));
           const covered = forests.filter(e => Math.max(...[...e.querySelectorAll('.name')].map(right))
             > Math.min(...[...e.querySelectorAll('.grid')].map(right)));
           out.textContent = JSON.stringify({{scroll: w.scrollWidth, wide: wide.length, forests: forests.length,

@@ -1,18 +1,23 @@
 """The parts of the report one by one: words, colours, scales, trees, comparisons."""
 
+import re
+
 import pytest
 
 from qlass.errors import DataError
+from qlass.evaluation import summarise
 from qlass.evaluation.bootstrap import Interval
 from qlass.labels.backup import label_tree
 from qlass.methods.base import get_method, method_names
 from qlass.recipes.recipe import get_recipe, recipe_names
 from qlass.records import Cost, Episode, ExplorationTree, Node, Step
+from qlass.report.charts import budget
 from qlass.report.colour import ink_on, luminance, q_colour
 from qlass.report.compare import compare
 from qlass.report.headline import signed, verdict
 from qlass.report.paper import REPORTED, family, in_order, method_name
 from qlass.report.plots import thin
+from qlass.report.results import Result
 from qlass.report.svg import Scale, number, tag
 from qlass.report.trees import TreeStatistics, informative, view_tree
 
@@ -84,6 +89,27 @@ def test_svg_escapes_and_is_short():
     made = tag("text", "<b>", x=1.0, y=1 / 3, data_q='"', class_="a")
     assert str(made) == '<text x="1" y="0.33" data-q="&#34;" class="a">&lt;b&gt;</text>'
     assert number(-0.001) == "0"
+
+
+@pytest.mark.parametrize(("highest", "top"), [(100, 100), (51, 100), (44.4, 60), (9, 20), (0, 20)])
+def test_the_axis_of_rewards_ends_where_methods_can_be_told_apart(highest, top):
+    means = {"sft": highest / 2, "qlass": highest}
+    results = [
+        Result(
+            env="corridor",
+            split="test_seen",
+            method=method,
+            summary=summarise([Episode("t", "c", method, 0, mean / 100, False, "", (), Cost(generated_tokens=10))]),
+            reward=Interval(mean, mean, mean, over="tasks"),
+            success=Interval(0.0, 0.0, 0.0, over="tasks"),
+            tokens=Interval(10.0, 10.0, 10.0, over="tasks"),
+            versus_sft=None,
+        )
+        for method, mean in means.items()
+    ]  # fmt: skip
+    picture = budget(results)
+    assert max(float(tick) for tick in re.findall(r">([\d.]+)</text>", picture) if float(tick) <= 100) <= top
+    assert f"QLASS {highest:.1f} at 10 tokens" in picture, "the reward is drawn, where success is 0"
 
 
 def test_long_series_are_averaged():
