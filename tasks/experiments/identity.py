@@ -22,6 +22,9 @@ logger = logging.getLogger(__name__)
 FLOW_RUN = "QLASS_FLOW_RUN_ID"
 """Variable in which the flow gives its Prefect flow run id to the stages."""
 
+_WRITTEN = ("dvc.lock", "data", "runs", "qlass/envs/*/installed.json", "params.yaml")
+"""What the pipeline writes below the project, and its settings."""
+
 _GIT_S = 20.0
 """Seconds in which git must answer; its tags are not worth a longer wait."""
 
@@ -36,7 +39,7 @@ def identities(root: Path) -> dict[str, str]:
     }
     if tags["git.commit"]:
         # What the pipeline itself writes does not make the code dirty, nor do the settings, which a run has on record.
-        changes = _git(root, "status", "--porcelain", "--", ".", ":!dvc.lock", ":!data", ":!runs", ":!params.yaml")
+        changes = _git(root, "status", "--porcelain", "--", ".", *(f":!{path}" for path in _WRITTEN))
         tags["git.dirty"] = None if changes is None else str(changes != "").lower()
     return {name: value for name, value in tags.items() if value}
 

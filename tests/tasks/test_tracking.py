@@ -81,6 +81,28 @@ def test_the_five_identities_are_tags(project: Path, monkeypatch: pytest.MonkeyP
     assert tags["prefect.flow_run_id"] == "flow-1"
 
 
+@pytest.mark.parametrize(
+    ("written", "dirty"),
+    [
+        ("dvc.lock", "false"),
+        ("data/report/summary.json", "false"),
+        ("qlass/envs/corridor/installed.json", "false"),
+        ("params.yaml", "false"),
+        ("qlass/envs/corridor/rules.py", "true"),
+        ("dvc.yaml", "true"),
+    ],
+)
+def test_what_a_run_writes_is_no_change_of_the_code(tmp_path: Path, written: str, dirty: str) -> None:
+    for path in (tmp_path / "dvc.yaml", tmp_path / "params.yaml", tmp_path / "qlass/envs/corridor/__init__.py"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+    for command in ("init -q", "add --all", "-c user.name=a -c user.email=a@b commit -q -m x"):
+        subprocess.run(["git", *command.split()], cwd=tmp_path, check=True)
+    (tmp_path / written).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / written).write_text("new")
+    assert identity.identities(tmp_path)["git.dirty"] == dirty
+
+
 @contextmanager
 def holder(project: Path, root: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Run a process of a checkout that holds a run in the project's store; yield it with the id of its run."""
