@@ -18,6 +18,8 @@ from qlass.perturbation.endpoint import REQUEST, Desk, Endpoint, desk, refusal, 
 from qlass.records import Cost
 from tests.policies.local_server import DROP, Server
 
+pytestmark = pytest.mark.usefixtures("direct")
+
 TEXT = "i need a 16 x 22 mat, and price lower than 40.00 dollars"
 SETTINGS: dict[str, Any] = {
     "model": "writer", "api_key_env": "", "temperature": 1.0, "max_new_tokens": 60, "concurrency": 4, "timeout_s": 5.0,
@@ -35,13 +37,6 @@ def ok(text: str) -> tuple[int, dict[str, str], str]:
 def reworded(body: dict[str, Any]) -> tuple[int, dict[str, str], str]:
     """Answer with a paraphrase that names its seed, whose number is no number of the instruction."""
     return ok(f"{body['messages'][1]['content']} for me, wish {body['seed']}")
-
-
-@pytest.fixture(autouse=True)
-def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("http_proxy", "https_proxy", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
 
 
 @pytest.fixture

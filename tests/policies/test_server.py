@@ -31,6 +31,8 @@ from .local_server import DROP, SETTINGS, Server
 
 httpx = pytest.importorskip("httpx", reason="needs the extra serve")
 
+pytestmark = pytest.mark.usefixtures("direct")
+
 HISTORY: History = (Message("system", "You walk."), Message("user", "cell 1"))
 
 
@@ -53,13 +55,6 @@ def ok(body: dict[str, Any], **changes: Any) -> tuple[int, dict[str, str], str]:
     prompt = sum(len(message["content"].split()) for message in body["messages"])
     answer = {"id": "x", "choices": choices, "usage": {"prompt_tokens": prompt, "completion_tokens": words}} | changes
     return 200, {}, json.dumps({name: value for name, value in answer.items() if value is not None})
-
-
-@pytest.fixture(autouse=True)
-def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("http_proxy", "https_proxy", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
 
 
 @pytest.fixture
