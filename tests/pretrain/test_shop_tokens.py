@@ -26,7 +26,7 @@ from qlass.records import Message
 pytest.importorskip("rapidfuzz")
 pytest.importorskip("snowballstemmer")
 
-SETTINGS = {"size": 300, "max_steps": 12, "questions": 4}
+SETTINGS = {"size": 300, "max_steps": 12, "questions": 4, "renamed": 0.0}
 OPTIONS = {"goals": "human"}
 SHAPE = {
     "hidden_size": 256,

@@ -35,4 +35,4 @@ print(fields["base"], fields["sft"])
 print(sorted({"torch", "transformers", "deepspeed", "peft"} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert done.stdout.splitlines() == ["0 15", "[]"]
+    assert done.stdout.splitlines() == ["0 16", "[]"]
