@@ -169,8 +169,8 @@ def test_every_reply_is_learned(tokenizer: PreTrainedTokenizerFast) -> None:
         Message("assistant", "Action: click[khaki]"),
         Message("user", "Instruction:"),
     ]
-    (row,) = encode([page], load_chat_format("qlass", tokenizer), 100)
-    assert row.learned.all()
+    (row,) = encode([page], load_chat_format("qlass", tokenizer), 100, 0.1)
+    assert row.weights.min() > 0
 
 
 def test_a_reading_counts_an_answer_where_all_its_tokens_are_likely(tokenizer: PreTrainedTokenizerFast) -> None:
