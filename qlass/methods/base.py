@@ -94,6 +94,13 @@ class Play:
         self.cost += Cost(qnet_calls=len(proposals))
         return answers[0]
 
+    def execute_best(self, proposals: Sequence[Proposal]) -> Routine[None]:
+        """Execute the proposal with the highest Q-value; a single distinct one without asking for its value."""
+        choices = distinct(proposals)
+        values = (yield from self.score(choices)) if len(choices) > 1 else ()
+        best = max(range(len(values)), key=values.__getitem__, default=0)
+        yield from self.execute(choices[best], zip(choices, values, strict=False))
+
     def execute(self, proposal: Proposal, among: Iterator[tuple[Proposal, float]] | None = None) -> Routine[None]:
         """Execute a proposal; `among` are the proposals that it was chosen from, with their values."""
         ((step, self.cursor),) = yield from take(self.env, [self.cursor], [proposal])

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from qlass.methods.base import Assignment, DrawnSettings, Method, distinct
+from qlass.methods.base import Assignment, DrawnSettings, Method
 from qlass.records import Episode
 from qlass.search.driver import Routine
 from qlass.settings import Replies
@@ -23,10 +23,7 @@ def play(given: Assignment, settings: QlassSettings) -> Routine[list[Episode]]:
     (one,) = given.begin()
     sampling = given.sampling(settings.temperature)
     while not one.cursor.ended:
-        proposals = distinct((yield from one.draw(sampling, "guided", range(settings.proposals))))
-        values = (yield from one.score(proposals)) if len(proposals) > 1 else ()
-        best = max(range(len(values)), key=values.__getitem__, default=0)
-        yield from one.execute(proposals[best], zip(proposals, values, strict=False))
+        yield from one.execute_best((yield from one.draw(sampling, "guided", range(settings.proposals))))
     return [given.episode(one)]
 
 

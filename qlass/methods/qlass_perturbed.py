@@ -16,7 +16,7 @@ from dataclasses import replace
 from itertools import cycle, islice
 
 from qlass.errors import SettingsError
-from qlass.methods.base import Assignment, DrawnSettings, Method, Play, distinct
+from qlass.methods.base import Assignment, DrawnSettings, Method, Play
 from qlass.perturbation import rules
 from qlass.perturbation.endpoint import Endpoint, desk
 from qlass.policies.base import Proposed
@@ -56,10 +56,7 @@ def play(given: Assignment, settings: PerturbedSettings) -> Routine[list[Episode
     sampling = given.sampling(settings.temperature)
     while not one.cursor.ended:
         histories = [one.cursor.history, *(reworded(one.cursor.history, partition, text) for text in texts)]
-        proposals = distinct((yield from _draw(one, sampling, histories)))
-        values = (yield from one.score(proposals)) if len(proposals) > 1 else ()
-        best = max(range(len(values)), key=values.__getitem__, default=0)
-        yield from one.execute(proposals[best], zip(proposals, values, strict=False))
+        yield from one.execute_best((yield from _draw(one, sampling, histories)))
     return [given.episode(one)]
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import TypeVar
 
 from qlass.recipes.imitation import imitate
 from qlass.recipes.recipe import Ingredients, PolicyResult, Recipe
-from qlass.records import Trajectory
 from qlass.seeds import derive_seed
 from qlass.settings import Share, Trajectories, first
 from qlass.training.objectives.sft import SftSettings
+
+T = TypeVar("T")
 
 
 class SftRecipe(SftSettings):
@@ -22,20 +24,35 @@ class SftRecipe(SftSettings):
     trajectories: Trajectories | None
     """Of those, trajectories to learn from, the first ones; null: all."""
 
+    def chosen(self, items: Sequence[T], seed: int, key: str, what: str) -> Sequence[T]:
+        """Return the items to learn from.
 
-def drawn(trajectories: Sequence[Trajectory], share: float, seed: int) -> Sequence[Trajectory]:
-    """Draw a share of the trajectories, at least one; they keep their order.
+        Args:
+            items: all that there are.
+            seed: of the draw.
+            key: of the setting `trajectories`.
+            what: what the items are.
+
+        Raises:
+            SettingsError: more are asked for than the share has.
+        """
+        of = "" if self.share == 1 else f", a share of {self.share:g}"
+        return first(drawn(items, self.share, seed), self.trajectories, key, f"{what}{of}")
+
+
+def drawn(items: Sequence[T], share: float, seed: int) -> Sequence[T]:
+    """Draw a share of some items, at least one; they keep their order.
 
     *Differs from the released code*, which takes the first 1,000 of a sorted list for Table 3.
 
     Args:
-        trajectories: all that there are.
+        items: all that there are.
         share: of them, in (0, 1].
         seed: of the draw.
     """
-    count = max(1, round(share * len(trajectories)))
-    chosen = random.Random(derive_seed(seed, "share")).sample(range(len(trajectories)), count)
-    return [trajectories[number] for number in sorted(chosen)]
+    count = max(1, round(share * len(items)))
+    numbers = random.Random(derive_seed(seed, "share")).sample(range(len(items)), count)
+    return [items[number] for number in sorted(numbers)]
 
 
 def make(given: Ingredients, settings: SftRecipe) -> PolicyResult:
@@ -49,9 +66,7 @@ def make(given: Ingredients, settings: SftRecipe) -> PolicyResult:
     trajectories = given.expert()
     if trajectories:
         key = f"recipes.{given.name}.trajectories"
-        trajectories = drawn(trajectories, settings.share, given.seed)
-        of = "" if settings.share == 1 else f", a share of {settings.share:g}"
-        trajectories = first(trajectories, settings.trajectories, key, f"tasks that the expert solved{of}")
+        trajectories = settings.chosen(trajectories, given.seed, key, "tasks that the expert solved")
     return imitate(given, settings, trajectories)
 
 

@@ -20,6 +20,7 @@ from qlass.labels.settings import LabelSettings
 from qlass.methods.base import Method, MethodSettings, get_method
 from qlass.policies.server import Server
 from qlass.recipes.recipe import Recipe, get_recipe
+from qlass.recipes.sft import SftRecipe
 from qlass.report.inputs import IntervalSettings
 from qlass.search.branch import Candidates
 from qlass.search.explore import ExploreSettings
@@ -359,13 +360,9 @@ def _check_together(given: Settings, env: str) -> None:
             f"({', '.join(splits)})"
         )
     trained, explored = panel["train"], given.explore.tasks or panel["train"]
-    sft = given.recipes[SFT].model_dump()
-    for key, count, share in (
-        ("explore.tasks", given.explore.tasks, 1.0),
-        (f"recipes.{SFT}.trajectories", sft["trajectories"], sft["share"]),
-    ):
-        of = "" if share == 1 else f", a share of {share:g}"
-        first(range(round(share * trained)), count, f"{key} on {env}", f"the tasks of envs.{env}.panel.train{of}")
+    tasks, what = range(trained), f"the tasks of envs.{env}.panel.train"
+    first(tasks, given.explore.tasks, f"explore.tasks on {env}", what)
+    cast("SftRecipe", given.recipes[SFT]).chosen(tasks, 0, f"recipes.{SFT}.trajectories on {env}", what)
     if explored < 2:
         raise SettingsError(
             f"{'explore.tasks' if given.explore.tasks else f'envs.{env}.panel.train'}: found {explored}; allowed: 2 or more, "

@@ -163,7 +163,7 @@ def rounded(value: Kept) -> Kept:
 
 def write(path: Path, value: Kept) -> None:
     """Write the file, atomically; equal values give equal bytes."""
-    write_json(path, _round(_FILE.dump_python(value, mode="json")))
+    write_json(path, _FILE.dump_python(value, mode="json"))
 
 
 def read(path: Path) -> Kept:

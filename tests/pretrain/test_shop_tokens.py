@@ -22,19 +22,13 @@ from qlass.envs.webshop import DEFINITION
 from qlass.models.folders import load_tokenizer
 from qlass.prompts import load_chat_format
 from qlass.records import Message
+from tests.pretrain.test_train import SHAPE
 
 pytest.importorskip("rapidfuzz")
 pytest.importorskip("snowballstemmer")
 
 SETTINGS = {"size": 300, "max_steps": 12, "questions": 4, "renamed": 0.0}
 OPTIONS = {"goals": "human"}
-SHAPE = {
-    "hidden_size": 256,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 1,
-}
 
 
 @pytest.fixture(scope="module")

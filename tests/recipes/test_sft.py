@@ -94,6 +94,8 @@ def test_a_share_is_drawn_with_the_seed() -> None:
     assert half not in (everything[:20], drawn(everything, 0.5, seed=1))
     assert drawn(everything, 1.0, seed=0) == everything
     assert len(drawn(everything[:3], 0.1, seed=0)) == 1
+    few = tiny.sft_recipe(share=0.1, trajectories=1).chosen(everything[:3], 0, "recipes.sft.trajectories", "solved")
+    assert len(few) == 1, "params.yaml is checked with the same rule"
 
 
 def test_the_share_is_drawn_before_the_first_are_taken(policy: Path, tmp_path: Path) -> None:
