@@ -15,6 +15,7 @@ import itertools
 import json
 import logging
 import math
+import os
 import re
 import tempfile
 import time
@@ -34,6 +35,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from pretrain.alphabet import BLANK, SPECIAL, split_on
 from pretrain.circuit import Codes, install_induction
 from pretrain.shop import tokens as shop_tokens
+from qlass import processes
 from qlass.envs.alfworld.engine import NOTHING_HAPPENS
 from qlass.prompts import load_chat_format
 from qlass.prompts.chat import ChatFormat
@@ -225,6 +227,7 @@ def work(rank: int, name: str, params: dict[str, Any], meeting: str) -> None:
     out = Path(params["out"])
     checkpoint = out.with_name("checkpoint.pt")
     logging.basicConfig(level=logging.INFO if rank == 0 else logging.WARNING, format="%(asctime)s %(message)s")
+    processes.die_with_parent(os.getppid())
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", meeting, rank=rank, world_size=params["train"]["ranks"])
     torch.manual_seed(params["seed"])
@@ -275,16 +278,19 @@ def new_model(shape: dict[str, int], tokenizer: PreTrainedTokenizerFast, codes: 
 def carry_over(model: LlamaForCausalLM, old: PreTrainedTokenizerFast, new: PreTrainedTokenizerFast) -> None:
     """Give a model another tokenizer: pieces that both have keep their embeddings (all of them, for equal tokenizers).
 
-    A name that was two pieces starts as their sum, scaled to the size of one; any other new piece as the mean piece.
+    A new piece that the old one has in other capitals starts as that. A name that was two pieces starts as their sum,
+    scaled to the size of one; any other new piece as the mean piece.
     """
     known, pieces, names = old.get_vocab(), new.get_vocab(), names_of(new)
+    alike = {piece.lower(): number for piece, number in sorted(known.items())}
     model.config.vocab_size = len(new)
     for module in (model.model.embed_tokens, model.lm_head):
         before = module.weight.data
         mean = before.mean(0)
         after = mean.repeat(len(new), 1)
-        for piece in known.keys() & pieces.keys():
-            after[pieces[piece]] = before[known[piece]]
+        for piece, number in pieces.items():
+            if (source := known.get(piece, alike.get(piece.lower()))) is not None:
+                after[number] = before[source]
         for name, kind, number in names:
             if new.convert_ids_to_tokens(name) not in known:
                 after[name] = mean + (after[kind] + after[number] - 2 * mean) / math.sqrt(2)

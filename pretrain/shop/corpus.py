@@ -13,14 +13,14 @@ import json
 import logging
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from pretrain.shop.exercises import draw, remark
-from pretrain.shop.recall import made_up_word, recall_conversation
+from pretrain.shop.recall import made_up_id, made_up_word, recall_conversation
 from pretrain.shop.world import Visit, Wanted, World, open_world
 from qlass.envs.webshop import DEFINITION
 from qlass.envs.webshop.adapter import normalise_action
@@ -72,17 +72,23 @@ def play(world: World, goal: int, settings: dict[str, Any], rng: random.Random) 
     Args:
         world: the shop.
         goal: number of the goal whose instruction the player reads.
-        settings: `max_steps` (actions at most), `questions` (exercises after a page at most) and `renamed` (share of the
-            episodes in which words of the instruction are made-up ones).
+        settings: `max_steps` (actions at most), `questions` (exercises after a page at most), `new_ids` (whether the
+            episode has made-up ids) and `renamed` (share of the episodes in which words of the instruction are).
         rng: of all draws.
     """
     actions, asins = _walk(Visit(world, State(goal)), rng.randint(3, settings["max_steps"]), rng)
     if asins and rng.random() < _RETOLD:
         goal = _goal_about(world, rng.choice(asins), rng)
     told = _tell(Visit(world, State(goal)), actions, settings["questions"], rng)
-    return _renamed(told, world.wanted[goal], rng) if rng.random() < settings["renamed"] else told
+    if settings["new_ids"]:
+        _put(told, re.compile(ID), lambda: made_up_id(rng))
+    if rng.random() < settings["renamed"]:
+        _rename(told, world.wanted[goal], rng)
+    return told
 
 
+ID = r"\bB0[0-9A-Z]{8}\b"
+"""A product's id, as pages and replies show it."""
 _RETOLD = 0.85
 """Share of the episodes that get an instruction for what they met."""
 
@@ -120,24 +126,32 @@ def _tell(visit: Visit, actions: list[str], questions: int, rng: random.Random) 
     return messages
 
 
-def _renamed(messages: Conversation, wanted: Wanted, rng: random.Random) -> Conversation:
-    """Put made-up words in the place of some that name what is wanted, throughout the conversation.
+def _rename(messages: Conversation, wanted: Wanted, rng: random.Random) -> None:
+    """Put made-up words in the place of some that name what is wanted.
 
     Who reads it must spell them as they stand: what a shop of other products calls its things is in no corpus.
     """
     named = " ".join([wanted.thing, *(one.bare for one in wanted.attributes), *wanted.options])
     words = [word for word in dict.fromkeys(re.findall(r"[a-z]{4,}", named)) if word not in _FIXED]
     chosen = [word for word in words if rng.random() < 0.5] or words[:1]
-    new = {word: made_up_word(rng) for word in chosen}
+    if chosen:
+        pattern = re.compile(rf"\b(?:{'|'.join(chosen)})\b", re.IGNORECASE)
+        _put(messages, pattern, lambda: made_up_word(rng))
 
-    def rename(found: re.Match[str]) -> str:
-        word = new[found[0].lower()]
-        return word.capitalize() if found[0][0].isupper() else word
 
-    if new:
-        pattern = re.compile(rf"\b(?:{'|'.join(new)})\b", re.IGNORECASE)
-        messages[1:] = [(role, pattern.sub(rename, text)) for role, text in messages[1:]]
-    return messages
+def _put(messages: Conversation, pattern: re.Pattern[str], make_up: Callable[[], str]) -> None:
+    """Replace what matches throughout a conversation: equals by equals, different ones by different ones."""
+    new: dict[str, str] = {}
+
+    def replace(found: re.Match[str]) -> str:
+        old = found[0].lower()
+        while old not in new:
+            word = make_up()
+            if word not in new.values():
+                new[old] = word
+        return new[old][0].upper() + new[old][1:] if found[0][0].isupper() else new[old]
+
+    messages[1:] = [(role, pattern.sub(replace, text)) for role, text in messages[1:]]
 
 
 _FIXED = frozenset((

@@ -26,8 +26,8 @@ def made_up_id(rng: random.Random) -> str:
 
 
 def made_up_word(rng: random.Random) -> str:
-    """Return one to three syllables, which the tokenizer hardly knows as a whole."""
-    syllables = (rng.choice(_STARTS) + rng.choice(_VOWELS) for _ in range(rng.randint(1, 3)))
+    """Return two or three syllables: so many words that none is frequent enough to become a token."""
+    syllables = (rng.choice(_STARTS) + rng.choice(_VOWELS) for _ in range(rng.randint(2, 3)))
     return "".join(syllables) + rng.choice(_ENDS)
 
 

@@ -13,6 +13,10 @@ whatever followed it the last time is right; of single characters every one stan
 line (`pretrain.circuit`), and not digit by digit.
 
 A page's separator keeps its blanks, so that a value is the same tokens on the page and in `click[...]`.
+
+Words of titles and buttons are read in lower case, as instructions and thoughts have them: a title states a property in
+other capitals, and no model of this size learned to see that. Ids, abbreviations, `Thought`, `Action` and the words
+that begin a further sentence keep theirs, so what the policy writes survives.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ import json
 import re
 from collections import Counter
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from pretrain.alphabet import BLANK, SPECIAL, spelled, split_on
@@ -67,7 +71,14 @@ read features description title go back to item results. stated"""
 
 _PAIR = r"(?<=\bB0|\bB0[0-9A-Z]{2}|\bB0[0-9A-Z]{4}|\bB0[0-9A-Z]{6})[0-9A-Z]{2}"
 _WORDS = rf" ?B0(?=[0-9A-Z]{{8}}\b)|{_PAIR}|\d+|\.\d+| ?[A-Za-z']+|\s|[^\sA-Za-z\d]"
-_ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_ALPHABET = "0123456789" + _LETTERS
+_KEPT = {"A": "(?!ction:)", "T": "(?!hought:)"}
+_LOWER = normalizers.Sequence([
+    normalizers.Replace(Regex(rf"(?<![A-Za-z0-9'\n]|[.?!:] ){letter}{_KEPT.get(letter, '')}(?=[a-z])"), letter.lower())
+    for letter in _LETTERS
+])  # fmt: skip
+"""Lower case for the first letter of a word that does not begin a further sentence."""
 
 
 def train_tokenizer(conversations: list[list[Message]], settings: dict[str, int]) -> PreTrainedTokenizerFast:
@@ -77,17 +88,19 @@ def train_tokenizer(conversations: list[list[Message]], settings: dict[str, int]
         conversations: the corpus.
         settings: `pieces`, `word_count` and `numbers` of pretrain/params.yaml.
     """
-    fixed = sorted({*FURNITURE, *re.findall(r".*\n|.+", DEFINITION.instruction)}, key=lambda text: (-len(text), text))
+    prompt = re.findall(r".*\n|.+", _LOWER.normalize_str(DEFINITION.instruction))
+    fixed = sorted({*map(_LOWER.normalize_str, FURNITURE), *prompt}, key=lambda text: (-len(text), text))
     # An id's mark behind a separator is fixed only where an id follows.
     phrases = [re.escape(text) + (r"(?=[0-9A-Z]{8}\b)" if text.endswith("B0") else "") for text in fixed]
     split = split_on("|".join([*phrases, _WORDS]))
     tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = _LOWER
     tokenizer.pre_tokenizer = split
     tokenizer.decoder = decoders.ByteLevel()
     texts = [message.content for conversation in conversations for message in conversation if message.role != "system"]
     counts: Counter[str] = Counter()
     for text in texts:
-        counts.update(part for part, _ in split.pre_tokenize_str(text))
+        counts.update(part for part, _ in split.pre_tokenize_str(_LOWER.normalize_str(text)))
     words = {word: count for word, count in counts.items() if re.fullmatch(rf"{BLANK}?[A-Za-z']+", word)}
     frequent = sorted(word for word, count in words.items() if count >= settings["word_count"])
     frequent += [spelled(f" {word}") for word in re.findall(r"[A-Za-z']+", WORDS)]
@@ -120,7 +133,7 @@ def train_tokenizer(conversations: list[list[Message]], settings: dict[str, int]
 
 
 def codes_of(tokenizer: PreTrainedTokenizerFast) -> Codes:
-    """Return which tokens start alike: the forms of a word (`Khaki`, ` khaki`, `khaki`), and numbers by their size."""
+    """Return which tokens start alike: the forms of a word (` khaki`, `khaki`), and numbers by their size."""
     vocabulary = tokenizer.get_vocab()
     kin = []
     for token, number in sorted(vocabulary.items()):

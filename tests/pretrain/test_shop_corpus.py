@@ -27,7 +27,7 @@ pytest.importorskip("rapidfuzz")
 pytest.importorskip("snowballstemmer")
 
 ID = r"B0[0-9A-Z]{8}"
-SETTINGS = {"size": 300, "max_steps": 12, "questions": 12, "renamed": 0.0}
+SETTINGS = {"size": 300, "max_steps": 12, "questions": 12, "new_ids": False, "renamed": 0.0}
 CATALOGUES = (1, 2)
 
 
@@ -398,6 +398,21 @@ def test_made_up_words_stand_wherever_the_words_stood() -> None:
         changed += any(one != other for one, other in names.items())
         assert len(set(names.values())) == len(names), "no two words became one"
     assert changed == len(plain)
+
+
+def test_new_ids_stand_wherever_the_ids_stood() -> None:
+    shops = {product.asin for product in open_world(SETTINGS["size"], 1).shop.catalogue.products}
+    plain, new = (list(episodes(SETTINGS | {"new_ids": made_up}, 5, 1, 20)) for made_up in (False, True))
+    for before, after in zip(plain, new, strict=True):
+        ids: dict[str, str] = {}
+        for (role, old), (same, text) in zip(before, after, strict=True):
+            assert role == same
+            assert re.sub(ID, "an id", old) == re.sub(ID, "an id", text)
+            for one, other in zip(re.findall(ID, old), re.findall(ID, text), strict=True):
+                assert ids.setdefault(one, other) == other
+        assert ids, "an episode without a product shows nothing"
+        assert len(set(ids.values())) == len(ids)
+        assert not shops & set(ids.values())
 
 
 def test_lists_are_true() -> None:

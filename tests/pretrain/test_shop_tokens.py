@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import subprocess
@@ -27,7 +28,7 @@ from tests.pretrain.test_train import SHAPE
 pytest.importorskip("rapidfuzz")
 pytest.importorskip("snowballstemmer")
 
-SETTINGS = {"size": 300, "max_steps": 12, "questions": 4, "renamed": 0.0}
+SETTINGS = {"size": 300, "max_steps": 12, "questions": 4, "new_ids": True, "renamed": 0.4}
 OPTIONS = {"goals": "human"}
 
 
@@ -57,21 +58,42 @@ def words(tokenizer: PreTrainedTokenizerFast, text: str) -> list[str]:
         (" B0BW22S5IF costs", [" B0", "BW", "22", "S5", "IF", " costs"]),
         (
             "Next > [SEP] B0000000ZZ [SEP] $8.99",
-            ["Next >", " [SEP] B0", "00", "00", "00", "ZZ", " [SEP] $", "8", ".99"],
+            ["next >", " [SEP] B0", "00", "00", "00", "ZZ", " [SEP] $", "8", ".99"],
         ),
-        ("lamp [SEP] $100.0 [SEP] B0BW22S5IF", None),
         (", below 40.", [",", " below ", "40", "."]),
         (", and price lower than 140.00 dollars", [", and price lower than ", "140", ".00 dollars"]),
         (" [SEP] khaki [SEP] ", [" [SEP] ", "khaki", " [SEP] "]),
         ("click[khaki]", ["click[", "khaki", "]"]),
     ],
 )
-def test_pages_and_replies_have_equal_tokens(
-    tokenizer: PreTrainedTokenizerFast, text: str, parts: list[str] | None
+def test_pages_and_replies_have_equal_tokens(tokenizer: PreTrainedTokenizerFast, text: str, parts: list[str]) -> None:
+    assert words(tokenizer, text) == parts
+
+
+@pytest.mark.parametrize(
+    ("text", "read_as"),
+    [
+        (" [SEP] Fenrell Water Resistant Camera, Home Guard [SEP] ", " [SEP] fenrell water resistant camera, home guard [SEP] "),
+        ("Instruction: [SEP] i need it", "instruction: [SEP] i need it"),
+        (" [SEP] Back to Search [SEP] Page 1 (Total results: 50)", " [SEP] back to search [SEP] page 1 (total results: 50)"),
+        ("Which id has the title Kelsina Wrap? B0BW22S5IF", "which id has the title kelsina wrap? B0BW22S5IF"),
+        ("lamp [SEP] $100.0 [SEP] B0BW22S5IF", "lamp [SEP] $100.0 [SEP] B0BW22S5IF"),
+        ("HDMI Cable", "HDMI cable"),
+        ("Action: search[women's t-shirt]", "Action: search[women's t-shirt]"),
+        ("Thought: Is it here? No. I'm sure. Not this one.\nAction: click[a]", "Thought: Is it here? No. I'm sure. Not this one.\nAction: click[a]"),
+    ],
+)  # fmt: skip
+def test_words_of_titles_and_buttons_are_read_in_lower_case(
+    tokenizer: PreTrainedTokenizerFast, text: str, read_as: str
 ) -> None:
-    assert tokenizer.decode(tokenizer.encode(text)) == text
-    if parts:
-        assert words(tokenizer, text) == parts
+    assert tokenizer.decode(tokenizer.encode(text)) == read_as
+
+
+def test_what_the_expert_writes_survives(tokenizer: PreTrainedTokenizerFast) -> None:
+    specs = itertools.islice(DEFINITION.panels(OPTIONS, "train", 0), 30)
+    replies = {one.content for spec in specs for one in expert_episode(spec, 15) if one.role == "assistant"}
+    assert len(replies) > 100
+    assert all(tokenizer.decode(tokenizer.encode(reply)) == reply for reply in replies)
 
 
 @pytest.mark.parametrize(
@@ -82,16 +104,18 @@ def test_pages_and_replies_have_equal_tokens(
         '16" x 16" \N{EM DASH} caf\N{LATIN SMALL LETTER E WITH ACUTE} \N{SNOWMAN}',
         "999 1000 12345 007 3.14159 $",
         "<|end|> is text here",
-        DEFINITION.instruction,
+        "WEBSHOP, N.A., a B, x A",
     ],
 )
 def test_every_text_survives(tokenizer: PreTrainedTokenizerFast, text: str) -> None:
     assert tokenizer.decode(tokenizer.encode(text, split_special_tokens=True)) == text
 
 
-def test_the_whole_corpus_survives(tokenizer: PreTrainedTokenizerFast, conversations: list[list[Message]]) -> None:
+def test_the_whole_corpus_survives_but_for_capitals(
+    tokenizer: PreTrainedTokenizerFast, conversations: list[list[Message]]
+) -> None:
     texts = {message.content for conversation in conversations for message in conversation}
-    assert all(tokenizer.decode(tokenizer.encode(text)) == text for text in texts)
+    assert all(tokenizer.decode(tokenizer.encode(text)).lower() == text.lower() for text in texts)
 
 
 def test_equal_corpora_give_equal_tokenizers_in_every_process() -> None:
@@ -148,7 +172,6 @@ def test_forms_of_a_word_and_numbers_of_a_size_start_alike(tokenizer: PreTrained
         return float(alike[a] @ alike[b])
 
     assert close(" khaki", "khaki") == pytest.approx(0.7, abs=0.1)
-    assert close(" Easy", " easy") == pytest.approx(0.7, abs=0.1)
     assert abs(close(" khaki", " easy")) < 0.3
     assert close("39", "40") > 0.25
     assert close("39", "40") > close("39", "60") + 0.1

@@ -97,6 +97,18 @@ def test_a_model_keeps_what_both_tokenizers_know(tokenizer: PreTrainedTokenizerF
     torch.testing.assert_close(model.model.embed_tokens.weight[name] - mean, sum(parts) / 2**0.5)
 
 
+def test_a_piece_in_other_capitals_starts_as_the_known_one(tokenizer: PreTrainedTokenizerFast) -> None:
+    other = train_tokenizer(
+        [[Message("user", TEXT.replace("need", "Need"))]] * 20, {"vocab_size": 700, "name_count": 20}
+    )
+    assert "\u0120Need" not in tokenizer.get_vocab()
+    model = new_model(SHAPE, tokenizer)
+    before = model.model.embed_tokens.weight.detach().clone()
+    carry_over(model, tokenizer, other)
+    after = model.model.embed_tokens.weight[other.convert_tokens_to_ids("\u0120Need")]
+    assert torch.equal(after, before[tokenizer.convert_tokens_to_ids("\u0120need")])
+
+
 def test_equal_tokenizers_change_nothing(tokenizer: PreTrainedTokenizerFast) -> None:
     model = new_model(SHAPE, tokenizer)
     before = [parameter.detach().clone() for parameter in model.parameters()]
