@@ -1,5 +1,6 @@
 """The demonstrator of WebShop: it shops by what it has read."""
 
+import re
 from dataclasses import replace
 from itertools import islice
 
@@ -15,6 +16,7 @@ from qlass.errors import EnvironmentFault
 pytest.importorskip("rapidfuzz", reason="needs the extra webshop")
 pytest.importorskip("snowballstemmer", reason="needs the extra webshop")
 
+PLACES = ("title", "features", "description")
 OPTIONS = {"size": 1000, "seed": 0, "goals": "human"}
 
 
@@ -93,10 +95,43 @@ def test_it_names_what_it_checks_and_buys_only_what_it_saw_unless_patience_ends(
             assert len(steps) > PATIENCE - 4
             hurried += 1
         else:
-            assert all(quality.name in last for quality in wish.qualities)
-            assert all(option in last for option in wish.options)
+            opened = [action for _, action in steps].index(f"click[{bought}]")
+            said = " ".join(thought for thought, _ in steps[opened + 1 :])
+            for quality in wish.qualities:
+                assert any(f"Is {quality.name} in the {place}? yes." in said for place in PLACES)
+            for option in wish.options:
+                assert f"Is {option} offered? yes." in said
+                assert option in last
             assert reward == 1.0 or " to $" in shop.product(bought).price_text  # what a range costs is not shown
     assert hurried < 15
+
+
+def test_its_thoughts_ask_one_question_after_the_other():
+    head = "Instruction: [SEP] i need a gluten free low sodium pasta sauce. the flavor should be basil, and price lower than 30.00 dollars"
+    expert = WebshopExpert(None, 0)
+    assert expert.act(f"WebShop [SEP] {head} [SEP] Search")[0].startswith(
+        "I need: pasta sauce, gluten free, low sodium, basil, below 30. "
+    )
+    first, second = (
+        "B0AAAAAAAA [SEP] Best Pasta Sauce [SEP] $8.99",
+        "B0BBBBBBBB [SEP] Low Sodium Pasta Sauce [SEP] $9.5",
+    )
+    results = f"{head} [SEP] Back to Search [SEP] Page 1 (Total results: 2) [SEP] Next > [SEP] {first} [SEP] {second}"
+    end = "Rating: N.A. [SEP] Description [SEP] Features [SEP] Reviews [SEP] Buy Now"
+    item = f"{head} [SEP] Back to Search [SEP] < Prev [SEP] flavor [SEP] {{}} [SEP] {{}} Pasta Sauce [SEP] Price: $9.5 [SEP] {end}"
+    features = f"{head} [SEP] Back to Search [SEP] < Prev [SEP] This pasta sauce is gluten free [SEP] Made here"
+    pages = [results, item.format("rose", "Low Sodium"), results, item.format("basil", "Best"), features]
+    pages.append(item.format("basil", "Best"))
+    # What comes behind the last answer is a wording of many.
+    said = [(re.match(r".*\b(?:yes|no|30)(?=\.)", thought)[0], action) for thought, action in map(expert.act, pages)]
+    assert said == [
+        ("B0BBBBBBBB costs 9.5, below 30", "click[B0BBBBBBBB]"),
+        ("Is basil offered? no", "click[< prev]"),
+        ("B0BBBBBBBB did not fit. B0AAAAAAAA costs 8.99, below 30", "click[B0AAAAAAAA]"),
+        ("Is basil offered? yes. Is gluten free in the title? no. Is low sodium in the title? no", "click[features]"),
+        ("Is gluten free stated here? yes. Is low sodium stated here? no", "click[< prev]"),
+        ("Is gluten free in the features? yes. Is low sodium in the features? no", "click[description]"),
+    ]
 
 
 def test_it_reads_every_generated_instruction_as_it_was_meant():

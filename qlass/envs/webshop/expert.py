@@ -3,7 +3,8 @@
 It understands the instruction, searches, and opens a hit whose title and price do not speak against it. On the item page
 it looks for the options, then for each property that is asked for: in the title, in the features, in the description. It
 chooses the options and buys when everything was seen, and else goes back to the next hit, the next page, or another
-query. Its thoughts ask for the constraint that is checked, and answer, before they decide (as in `alfworld.expert`).
+query. Its thoughts ask for one constraint after the other, and answer, before they decide: a small model can answer
+each question alone, but not all of them at once (as in `alfworld.expert`).
 
 It has `PATIENCE` steps; when they run out, it buys what spoke least against it.
 """
@@ -12,11 +13,11 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from qlass.envs.webshop.state import BUY, NEXT, PREVIOUS, written
-from qlass.envs.webshop.wishes import Quality, Wish, understand
+from qlass.envs.webshop.wishes import Wish, understand
 from qlass.errors import EnvironmentFault
 from qlass.records import TaskSpec
 from qlass.seeds import derive_seed
@@ -45,6 +46,7 @@ class _Item:
         offered: option values; None while its page was not opened.
         read: titles of the sub pages that were read.
         seen: names of the properties that were seen.
+        doubted: properties that the title does not state; None while that was not asked.
         rejected: something spoke against it.
     """
 
@@ -55,6 +57,7 @@ class _Item:
     offered: tuple[str, ...] | None = None
     read: list[str] = field(default_factory=list)
     seen: list[str] = field(default_factory=list)
+    doubted: list[str] | None = None
     rejected: bool = False
 
 
@@ -76,7 +79,8 @@ class WebshopExpert:
         self._page = 0
         self._total = 0
         self._item: _Item | None = None  # whose page is open
-        self._sub_page = ""  # title of the open sub page
+        self._sub_page = ""  # title of the sub page that is open, or was a step ago
+        self._misfit = ""  # id of the item that was just turned down
         self._chosen: list[str] = []
         self._query = 0
         self._steps = 0
@@ -101,11 +105,10 @@ class WebshopExpert:
         if self._item is None:
             raise EnvironmentFault(f"a page of an item that was not opened: {observation[:120]!r}")
         if parts[-1] == BUY:
-            self._sub_page = ""
             self._learn_item(self._item, parts, wish)
             return self._check(self._item, wish)
         self._learn_texts(self._item, parts[4:], wish)
-        return self._leave_sub_page(self._item, wish)
+        return self._leave_sub_page(self._item)
 
     # What it learns
 
@@ -167,7 +170,9 @@ class WebshopExpert:
 
     def _open(self, item: _Item, wish: Wish) -> tuple[str, str]:
         self._item = item
-        reason = f"{item.asin} costs {_dollars(item.low)}"
+        reason = f"{self._misfit} did not fit. " if self._misfit else ""
+        self._misfit = ""
+        reason += f"{item.asin} costs {_dollars(item.low)}"
         if wish.cap < float("inf"):
             reason += f", {'below' if item.low < wish.cap else 'not below'} {_dollars(wish.cap)}"
         return f"{reason}. {self._say('I open it.', 'I look at it.', 'Let me see it.')}", _click(item.asin)
@@ -179,49 +184,54 @@ class WebshopExpert:
         # Another look costs two more steps, and another item too.
         hurry = PATIENCE - self._steps < 2 + len(wanted) - len(self._chosen)
         missing = next((option for option in wish.options if option not in offered), None)
-        if missing and not hurry and not item.rejected:
-            return self._reject(item, f"Is {missing} offered? no.")
-        unseen = [quality for quality in wish.qualities if quality.name not in item.seen]
-        if unseen and not hurry and not item.rejected:
-            return self._look_for(unseen[0], item)
+        unseen = [quality.name for quality in wish.qualities if quality.name not in item.seen]
+        found = self._ask(item, wish)
+        if not hurry and not item.rejected:
+            if missing:
+                return self._reject(item, found)
+            if unseen:
+                return self._look_further(item, found)
         option = next((option for option in wanted if option not in self._chosen), None)
+        found += f"I chose {' and '.join(self._chosen)}. " if self._chosen else ""
         if option:
-            thought = f"{self._summary(item)}Is {option} offered? yes. I choose it."
             self._chosen.append(option)
-            return thought, _click(option)
-        lacking = [*([missing] if missing else []), *(quality.name for quality in unseen)]
+            return f"{found}I choose {option}.", _click(option)
+        lacking = [*([missing] if missing else []), *unseen]
         doubt = f"I did not see {' and '.join(lacking)}, but I found nothing better. " if lacking else ""
-        return f"{self._summary(item)}{doubt}{self._say('I buy it.', 'I take this one.')}", _click(BUY)
+        return f"{found}{doubt}{self._say('I buy it.', 'I take this one.')}", _click(BUY)
 
-    def _look_for(self, quality: Quality, item: _Item) -> tuple[str, str]:
-        """Open the next sub page that may state a property, or reject the item."""
+    def _ask(self, item: _Item, wish: Wish) -> str:
+        """Ask whether an item has what is needed, as far as what was just read says it."""
+        if item.doubted is None:
+            item.doubted = [one.name for one in wish.qualities if not one.stated_in(item.title)]
+            answers = [(f"{option} offered", option in (item.offered or ())) for option in wish.options]
+            answers += [(f"{one.name} in the title", one.name not in item.doubted) for one in wish.qualities]
+        else:
+            page, self._sub_page = self._sub_page.lower(), ""
+            answers = [(f"{name} in the {page}", name in item.seen) for name in item.doubted if page]
+            item.doubted = [name for name in item.doubted if name not in item.seen]
+        return _answered(answers)
+
+    def _look_further(self, item: _Item, found: str) -> tuple[str, str]:
+        """Open the next sub page that may state what was not seen, or turn the item down."""
         page = next((page for page in _SUB_PAGES if page not in item.read), None)
         others = [asin for asin in self._here if asin != item.asin and not self._items[asin].rejected]
         if page is None or (page == _SUB_PAGES[1] and others):
-            where = "stated" if page is None else "in the features"
-            return self._reject(item, f"{quality.name}? not {where}.")
+            return self._reject(item, found)
         item.read.append(page)
         self._sub_page = page
-        place = "title" if page == _SUB_PAGES[0] else "features"
-        return f"{quality.name}? not in the {place}. I read the {page.lower()}.", _click(page)
+        return f"{found}I read the {page.lower()}.", _click(page)
 
-    def _leave_sub_page(self, item: _Item, wish: Wish) -> tuple[str, str]:
-        unseen = [quality.name for quality in wish.qualities if quality.name not in item.seen]
-        found = f"{unseen[0]}? not here." if unseen else f"{self._list_seen(item)}? yes, stated here."
-        return f"{found} {self._say('I go back.', 'Back to the item.')}", _click(PREVIOUS)
+    def _leave_sub_page(self, item: _Item) -> tuple[str, str]:
+        found = _answered((f"{name} stated here", name in item.seen) for name in item.doubted or ())
+        return f"{found}{self._say('I go back.', 'Back to the item.')}", _click(PREVIOUS)
 
     def _reject(self, item: _Item, why: str) -> tuple[str, str]:
         item.rejected = True
-        return f"{why} {self._say('I go back to the results.', 'Not this one. I go back.')}", _click(PREVIOUS)
+        self._misfit = item.asin
+        return f"{why}{self._say('I go back to the results.', 'Not this one. I go back.')}", _click(PREVIOUS)
 
     # What it says
-
-    def _summary(self, item: _Item) -> str:
-        seen = f"I saw {self._list_seen(item)}. " if item.seen else ""
-        return f"{seen}I chose {' and '.join(self._chosen)}. " if self._chosen else seen
-
-    def _list_seen(self, item: _Item) -> str:
-        return " and ".join(item.seen)
 
     def _listed(self, wish: Wish) -> str:
         """Return what is needed, for example "trail mix, gluten free, ranch, below 30"."""
@@ -231,6 +241,16 @@ class WebshopExpert:
 
     def _say(self, *wordings: str) -> str:
         return self._rng.choice(wordings)
+
+
+def _answered(answers: Iterable[tuple[str, bool]]) -> str:
+    """Write questions with their answers, up to the first option that is missing."""
+    sentences = []
+    for what, right in answers:
+        sentences.append(f"Is {what}? {'yes' if right else 'no'}. ")
+        if not right and what.endswith(" offered"):
+            break
+    return "".join(sentences)
 
 
 def _click(text: str) -> str:
