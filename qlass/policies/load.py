@@ -29,6 +29,7 @@ class LocalSettings:
         device: auto, cpu or cuda.
         cache_mb: megabytes of keys and values that each model keeps between calls.
         precision: of matrix products; for auto see `qlass.models.precision.pick_precision`.
+        min_p: a sampled token is at least this many times as probable as the likeliest one, in [0, 1).
     """
 
     chat_format: str
@@ -37,6 +38,7 @@ class LocalSettings:
     device: str = "auto"
     cache_mb: int = 384
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    min_p: float = 0.0
 
 
 def local_models(
@@ -64,6 +66,7 @@ def local_models(
         normalise,
         max_length=settings.max_length,
         max_new_tokens=settings.max_new_tokens,
+        min_p=settings.min_p,
         states=states,
     )
     if head is None:

@@ -51,7 +51,7 @@ class LocalPolicy:
     probability lies within about 1e-6 of that number).
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (named one by one, as its settings are)
         self,
         trunk: LlamaTrunk,
         head: Tensor,
@@ -61,6 +61,7 @@ class LocalPolicy:
         *,
         max_length: int,
         max_new_tokens: int,
+        min_p: float = 0.0,
         states: ReplyStates | None = None,
     ) -> None:
         """Hold the model's parts.
@@ -73,10 +74,11 @@ class LocalPolicy:
             normalise: the environment's normal form of an action.
             max_length: tokens of prompt and reply together.
             max_new_tokens: tokens of a reply, its end of turn included.
+            min_p: a sampled token is at least this many times as probable as the likeliest one, in [0, 1).
             states: gets the state at the end of each drawn reply, where a value head reads them.
         """
         self._trunk, self._head, self._chat = trunk, head.detach().to(trunk.dtype), chat
-        self._decode, self._normalise = decode, normalise
+        self._decode, self._normalise, self._min_p = decode, normalise, min_p
         self._max_prompt, self._max_new, self._states = (
             prompt_limit(max_length, max_new_tokens),
             max_new_tokens,
@@ -130,7 +132,7 @@ class LocalPolicy:
         replies = [_Reply() for _ in range(len(seeds) * width)]
         alive = torch.arange(len(replies), device=self._trunk.device)  # the reply that each row decodes
         for step in range(self._max_new):
-            tokens = _draw(logits, temperature, noise[alive, step])
+            tokens = _draw(logits, temperature, self._min_p, noise[alive, step])
             chosen = logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0].tolist()
             drawn = zip(alive.tolist(), tokens.tolist(), chosen, strict=True)
             for row, (number, token, logprob) in enumerate(drawn):
@@ -276,11 +278,18 @@ def functional_logits(hidden: Tensor, head: Tensor) -> Tensor:
     return torch.nn.functional.linear(hidden, head).float()
 
 
-def _draw(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
-    """Pick one token per row: the argmax at temperature 0, else by inverse transform of its uniform number."""
+def _draw(logits: Tensor, temperature: float, min_p: float, uniform: Tensor) -> Tensor:
+    """Pick one token per row: the argmax at temperature 0, else by inverse transform of its uniform number.
+
+    With `min_p`, tokens of less than this share of the highest probability are left out (Nguyen et al.,
+    arXiv 2407.01082).
+    """
     if temperature == 0:
         return logits.argmax(-1)
-    cumulative = (logits / temperature).softmax(-1).cumsum(-1)
+    probabilities = (logits / temperature).softmax(-1)
+    if min_p:
+        probabilities *= probabilities >= min_p * probabilities.amax(-1, keepdim=True)
+    cumulative = probabilities.cumsum(-1)
     # `right`: the first token whose cumulative probability exceeds the number, so never one of probability zero.
     drawn = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)[:, 0]
     return drawn.clamp_(max=logits.shape[-1] - 1)

@@ -15,7 +15,7 @@ from qlass.envs.core.base import EnvDefinition, TextEnv
 from qlass.envs.core.pool import EnvPool
 from qlass.policies.base import Policy, ValueFunction
 from qlass.policies.server import Server, ServerPolicy, ServerSettings
-from tasks.project.settings import Env, Inference, Settings
+from tasks.project.settings import Base, Env, Inference, Settings
 
 if TYPE_CHECKING:
     from qlass.policies.local import LocalPolicy, LocalValueFunction
@@ -33,6 +33,7 @@ class Models:
         chat_format: how messages become tokens.
         max_length: tokens of prompt and reply together.
         max_new_tokens: tokens of one reply.
+        min_p: a sampled token is at least this many times as probable as the likeliest one.
         device: auto, cpu or cuda.
         inference: how they are run.
         served: the server that runs the policy instead, None where this process does.
@@ -43,6 +44,7 @@ class Models:
     chat_format: str
     max_length: int
     max_new_tokens: int
+    min_p: float
     device: str
     inference: Inference
     served: ServerSettings | None
@@ -61,9 +63,17 @@ class Models:
             qnet: folder of the QNet, or None.
         """
         base, inference = given.base, given.inference
-        served = None if inference.server is None else _served(inference.server, env, name, base.max_new_tokens)
+        served = None if inference.server is None else _served(inference.server, env, name, base)
         return cls(
-            policy, qnet, base.chat_format, base.max_length, base.max_new_tokens, base.device, inference, served
+            policy,
+            qnet,
+            base.chat_format,
+            base.max_length,
+            base.max_new_tokens,
+            base.min_p,
+            base.device,
+            inference,
+            served,
         )
 
     @property
@@ -72,12 +82,14 @@ class Models:
         return (self.policy,) if self.qnet is None else (self.policy, self.qnet)
 
 
-def _served(server: Server, env: str, name: str, max_new_tokens: int) -> ServerSettings:
-    """Fill in `{policy}` and `{env}` in the server's address and the model's name."""
+def _served(server: Server, env: str, name: str, base: Base) -> ServerSettings:
+    """Fill in `{policy}` and `{env}` in the server's address and the model's name, and say how replies are drawn."""
     values = server.model_dump()
     for key in ("base_url", "model"):
         values[key] = values[key].replace("{policy}", name).replace("{env}", env)
-    return ServerSettings(**values, max_new_tokens=max_new_tokens)
+    # The protocol does not have it, so a server that does not know it is asked for it only where it matters.
+    extra = {"min_p": base.min_p} if base.min_p else {}
+    return ServerSettings(**values, max_new_tokens=base.max_new_tokens, extra=extra)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +138,7 @@ class _Loaded:
             device=models.device,
             cache_mb=models.inference.cache_mb,
             precision=models.inference.precision,
+            min_p=models.min_p,
         )
         if models.served is None:
             return cls(*local_models(models.policy, models.qnet, how, normalise), None)

@@ -24,7 +24,20 @@ from qlass.recipes.sft import SftRecipe
 from qlass.report.inputs import IntervalSettings
 from qlass.search.branch import Candidates
 from qlass.search.explore import ExploreSettings
-from qlass.settings import Actions, Episodes, Megabytes, Natural, Processes, Section, Slots, Some, Tasks, Tokens, first
+from qlass.settings import (
+    Actions,
+    BelowOne,
+    Episodes,
+    Megabytes,
+    Natural,
+    Processes,
+    Section,
+    Slots,
+    Some,
+    Tasks,
+    Tokens,
+    first,
+)
 from qlass.training.objectives.value import QNetSettings, validation_tasks
 from qlass.validation import Problem, problems
 from tasks.project import dvcfiles, paths
@@ -78,6 +91,10 @@ class Base(Section):
     max_new_tokens: Tokens
     """Longest reply of a policy; as many tokens are kept free wherever a history is read, in training and scoring
     too."""
+    min_p: BelowOne
+    """A sampled token is at least this many times as probable as the likeliest one (arXiv 2407.01082); 0: any token may
+    come, as in the paper. A small model spreads a little probability over all that is nonsense, and a reply has many
+    tokens. A server must know the field `min_p`, as vLLM and SGLang do."""
 
 
 class Inference(Section):

@@ -29,7 +29,12 @@ class Setup:
     """A policy on a tiny model, with what a test needs to check it."""
 
     def __init__(
-        self, model: LlamaForCausalLM, chat: ChatFormat, tokenizer: PreTrainedTokenizerFast, cache_bytes: int = 1 << 30
+        self,
+        model: LlamaForCausalLM,
+        chat: ChatFormat,
+        tokenizer: PreTrainedTokenizerFast,
+        cache_bytes: int = 1 << 30,
+        min_p: float = 0.0,
     ) -> None:
         self.model, self.chat, self.tokenizer = model, chat, tokenizer
         self.texts: dict[str, list[int]] = {}
@@ -41,6 +46,7 @@ class Setup:
             str.lower,
             max_length=LENGTH,
             max_new_tokens=NEW,
+            min_p=min_p,
         )
 
     def decode(self, ids: list[int]) -> str:
@@ -153,12 +159,46 @@ def test_inverse_transform_draws_by_probability(weights: list[float], temperatur
     count = 4000
     logits = torch.tensor(weights).log().expand(count, -1)
     uniform = torch.arange(count) / count  # every cell of the unit interval once, 0 included
-    drawn = torch.bincount(_draw(logits, temperature, uniform), minlength=len(weights)) / count
+    drawn = torch.bincount(_draw(logits, temperature, 0.0, uniform), minlength=len(weights)) / count
     expected = (torch.tensor(weights).log() / temperature).softmax(-1)
     torch.testing.assert_close(drawn, expected, rtol=0, atol=2 / count)
     assert not drawn[torch.tensor(weights) == 0].any()
     largest = torch.full((count,), 1 - 2**-24)
-    assert torch.tensor(weights)[_draw(logits, temperature, largest)].all()
+    assert torch.tensor(weights)[_draw(logits, temperature, 0.0, largest)].all()
+
+
+@given(
+    weights=st.lists(st.sampled_from([0.0, 1e-3, 0.2, 1.0, 3.0]), min_size=2, max_size=6).filter(any),
+    temperature=st.sampled_from([0.3, 0.7, 1.0, 2.0]),
+    min_p=st.sampled_from([0.01, 0.1, 0.5, 0.99]),
+)
+def test_min_p_leaves_out_what_is_improbable_beside_the_likeliest(
+    weights: list[float], temperature: float, min_p: float
+) -> None:
+    """The rest keeps its proportions, at the temperature at which it is drawn."""
+    count = 4000
+    logits = torch.tensor(weights).log()
+    uniform = torch.arange(count) / count
+    drawn = (
+        torch.bincount(_draw(logits.expand(count, -1), temperature, min_p, uniform), minlength=len(weights)) / count
+    )
+    usual = (logits / temperature).softmax(-1)
+    kept = torch.where(usual >= min_p * usual.max(), usual, 0.0)
+    torch.testing.assert_close(drawn, kept / kept.sum(), rtol=0, atol=2 / count)
+
+
+def test_min_p_holds_for_every_token_of_a_reply(
+    build_model: BuildModel, chat: ChatFormat, tokenizer: PreTrainedTokenizerFast, histories: list[History]
+) -> None:
+    """Near 1 only the likeliest tokens are left, whatever the seed; log probabilities are those of the whole model."""
+    model = build_model(1, initializer_range=0.15)
+    greedy, others = [
+        Setup(model, chat, tokenizer, min_p=min_p).policy.propose([Propose(histories[0], (1, 2, 3), temperature)])
+        for min_p, temperature in ((0.0, 0.0), (0.999, 1.0))
+    ]
+    first = greedy[0].proposals[0]
+    assert [one.text for one in others[0].proposals] == [first.text] * 3
+    assert [one.logprob for one in others[0].proposals] == pytest.approx([first.logprob] * 3)
 
 
 def test_uniform_numbers_follow_the_seed_alone() -> None:

@@ -113,6 +113,17 @@ def test_a_server_plays_as_the_local_engine(policy: Path, server: LocalServer) -
     assert server.peak == 2
 
 
+def test_min_p_reaches_the_engine_and_the_server(policy: Path, server: LocalServer) -> None:
+    found = given()
+    drawn = found.model_copy(update={"base": found.base.model_copy(update={"min_p": 0.25})})
+    assert setup_of(drawn, policy).models.min_p == 0.25
+    play(given(server=server_at(server.url)), policy)
+    assert all("min_p" not in body for body in server.bodies), "a field that the protocol does not have"
+    before = len(server.bodies)
+    play(drawn.model_copy(update={"inference": given(server=server_at(server.url)).inference}), policy)
+    assert {body["min_p"] for body in server.bodies[before:]} == {0.25}
+
+
 @pytest.mark.parametrize("inference", [{"slots": 1}, {"slots": 3, "overlap": True}, {"slots": 9}, {"cache_mb": 0}])
 def test_no_episode_depends_on_the_engine(policy: Path, inference: dict[str, Any]) -> None:
     assert play(given(**inference), policy) == play(given(), policy)
