@@ -10,6 +10,7 @@ an induction circuit (`pretrain/circuit.py`), and batches are small: with large 
 from __future__ import annotations
 
 import argparse
+import copy
 import csv
 import itertools
 import json
@@ -238,7 +239,9 @@ def work(rank: int, name: str, params: dict[str, Any], meeting: str) -> None:
     lengths = [len(row.ids) for row in rows]
     logger.info("conversations=%d tokens=%d longest=%d", len(rows), sum(lengths), max(lengths))
     if start := params["train"]["start"]:
-        model = LlamaForCausalLM.from_pretrained(start, dtype=torch.float32)
+        model = with_key_value_heads(
+            LlamaForCausalLM.from_pretrained(start, dtype=torch.float32), params["model"]["num_key_value_heads"]
+        )
         carry_over(model, PreTrainedTokenizerFast.from_pretrained(start), tokenizer)
     else:
         model = new_model(params["model"], tokenizer, RECIPES[name].codes(tokenizer))
@@ -272,6 +275,28 @@ def new_model(shape: dict[str, int], tokenizer: PreTrainedTokenizerFast, codes: 
     model = LlamaForCausalLM(config)
     install_induction(model, codes)
     return model
+
+
+@torch.no_grad()
+def with_key_value_heads(model: LlamaForCausalLM, heads: int) -> LlamaForCausalLM:
+    """Give a model more heads of keys and values, each a copy of the one in its place: it computes the same.
+
+    What a head of attention says goes through `head_dim` numbers. One head that looks at ten ids at once, to name one of
+    them, says the mean of ten codes, which 64 numbers do not tell from the mean of others; four can say 256.
+
+    Args:
+        model: with as many heads or fewer.
+        heads: of keys and values, a multiple of the model's.
+    """
+    config, before = copy.deepcopy(model.config), model.config.num_key_value_heads
+    config.num_key_value_heads = heads
+    wider, weights = LlamaForCausalLM(config), model.state_dict()
+    for name, weight in weights.items():
+        if re.search(r"\.[kv]_proj\.weight$", name):
+            each = weight.unflatten(0, (before, -1))  # (heads, head_dim, hidden)
+            weights[name] = each.repeat_interleave(heads // before, 0).flatten(0, 1)
+    wider.load_state_dict(weights)
+    return wider
 
 
 @torch.no_grad()

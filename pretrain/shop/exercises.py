@@ -121,6 +121,12 @@ def _is_listed(visit: Visit, rng: random.Random) -> tuple[str, str]:
     return f"Is {asin} listed?", _yes(asin in ids)
 
 
+def _unopened(visit: Visit, _rng: random.Random) -> tuple[str, str]:
+    return "Which id did you not open?", next(
+        (product.asin for product in visit.listed() if product.asin not in visit.opened), "none"
+    )
+
+
 def _total(visit: Visit, _rng: random.Random) -> tuple[str, str]:
     return "How many results are there?", str(len(visit.world.shop.hits(visit.state.keywords)))
 
@@ -368,6 +374,7 @@ RESULTS: Mapping[str, Ask] = {
     "the n-th id": _nth_id,
     "the id after this one": _next_id,
     "is this id listed": _is_listed,
+    "the first id that was not opened": _unopened,
     "how many results": _total,
     "which page": _page,
     "the price of an id": _cost,

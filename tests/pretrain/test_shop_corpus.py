@@ -132,6 +132,9 @@ RESULTS = {
     r"Which id is number (\d+)\?": lambda page, wish, n: list(page.hits)[int(n) - 1],
     rf"Which id comes after ({ID})\?": lambda page, wish, a: [*page.hits, "none"][list(page.hits).index(a) + 1],
     rf"Is ({ID}) listed\?": lambda page, wish, a: yes(a in page.hits),
+    r"Which id did you not open\?": lambda page, wish: next(
+        (a for a in page.hits if a not in last_opened(page)), "none"
+    ),
     rf"Is ({ID}) below the limit\?": lambda page, wish, a: against(page.hits[a][1], wish.cap),
     rf"Is ({ID}) below (\d+)\?": lambda page, wish, a, cap: against(page.hits[a][1], float(cap)),
     r"Which ids are below (\d+)\?": lambda page, wish, cap: listed(
@@ -196,7 +199,7 @@ def expected(question: str, page: Page) -> str | None:
     return None
 
 
-FROM_TEXT = 33
+FROM_TEXT = 34
 """Kinds of exercises that `expected` can answer."""
 
 

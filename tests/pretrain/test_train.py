@@ -6,7 +6,17 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from pretrain.train import RECIPES, Row, batches, carry_over, encode, loss_of, names_of, train_tokenizer
+from pretrain.train import (
+    RECIPES,
+    Row,
+    batches,
+    carry_over,
+    encode,
+    loss_of,
+    names_of,
+    train_tokenizer,
+    with_key_value_heads,
+)
 from pretrain.train import new_model as new_model_of
 from qlass.prompts import load_chat_format
 from qlass.records import Message
@@ -107,6 +117,20 @@ def test_a_piece_in_other_capitals_starts_as_the_known_one(tokenizer: PreTrained
     carry_over(model, tokenizer, other)
     after = model.model.embed_tokens.weight[other.convert_tokens_to_ids("\u0120Need")]
     assert torch.equal(after, before[tokenizer.convert_tokens_to_ids("\u0120need")])
+
+
+@pytest.mark.parametrize(("before", "heads"), [(1, 4), (2, 4), (1, 1)])
+def test_more_heads_of_keys_and_values_compute_the_same(
+    tokenizer: PreTrainedTokenizerFast, before: int, heads: int
+) -> None:
+    model = with_key_value_heads(new_model(SHAPE, tokenizer), before)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    wider = with_key_value_heads(model, heads)
+    assert wider.config.num_key_value_heads == heads
+    assert wider.model.layers[0].self_attn.k_proj.weight.shape == (heads * 64, 256)
+    ids = torch.tensor([tokenizer.encode(TEXT)])
+    torch.testing.assert_close(wider(ids).logits, model(ids).logits)
 
 
 def test_equal_tokenizers_change_nothing(tokenizer: PreTrainedTokenizerFast) -> None:
