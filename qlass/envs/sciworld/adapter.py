@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from qlass.envs.core.base import Info, StepResult
+from qlass.envs.sciworld.golden import GOLDSMITH
 from qlass.envs.sciworld.options import Options
 from qlass.envs.sciworld.simulator import Reply, Simulator, SimulatorDied
 from qlass.envs.sciworld.tasktypes import Start, start_of
@@ -66,8 +67,9 @@ class SciworldEnv:
             EnvironmentFault: the machine does not start.
         """
         self._options = Options.of(options)
+        GOLDSMITH.use(self._options.java, self._options.start_limit_s)
         self._simulator = self._start()
-        self._task: Start | None = None
+        self._task = Start("", 0, "")
         self._name = "no task"
         self._said: list[tuple[str, Reply]] = []
         self._choices = 0  # of the question that waits for an answer
@@ -123,7 +125,6 @@ class SciworldEnv:
         return Simulator(self._options.java, self._options.start_limit_s)
 
     def _load(self) -> str:
-        assert self._task is not None
         return self._simulator.load(*self._task)
 
     def _say(self, action: str) -> Reply:

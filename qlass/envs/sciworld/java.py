@@ -23,7 +23,9 @@ FLAGS = ("-XX:+UnlockExperimentalVMOptions", "-XX:hashCode=2")
 """All identity hashes are equal, so Scala's sets keep the order of insertion. Without this, version 1.2.3 is not
 deterministic: in 22 of 83 golden paths a replay in one JVM gave other observations."""
 
-INSTALL = "run pip install 'qlass[sciworld]', which brings one, or set the option `java` to a Java of version 8 or later"
+INSTALL = (
+    "run pip install 'qlass[sciworld]', which brings one, or set the option `java` to a Java of version 8 or later"
+)
 
 _VERSION = re.compile(r"(?:1\.)?(\d+)")
 _HOTSPOT = re.compile(r"HotSpot|(?:Server|Client) VM")

@@ -174,7 +174,9 @@ def _checked(tasks: list[Choice], where: str) -> list[Choice]:
 def _listed(lists: Mapping[str, list[Choice]], path: str, split: str) -> list[Choice]:
     """Return a split of a file of lists, without what belongs to a split that goes before it."""
     if split not in lists:
-        raise SettingsError(f"split={split!r}: {path} has only {', '.join(lists)}; add a list of [task, variation] to it")
+        raise SettingsError(
+            f"split={split!r}: {path} has only {', '.join(lists)}; add a list of [task, variation] to it"
+        )
     before = SPLITS[SPLITS.index(split) + 1 :]
     taken = set(chain.from_iterable(lists.get(one, ()) for one in before))
     kept = [choice for choice in lists[split] if choice not in taken]

@@ -20,7 +20,7 @@ import time
 import weakref
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 from qlass.envs.sciworld.java import FLAGS, INSTALL, Java, check_java, find_java
 from qlass.errors import DependencyNotInstalled, EnvironmentFault
@@ -198,8 +198,7 @@ def _library() -> tuple[Any, Path, list[str]]:
 
 def _greeting(process: subprocess.Popen[bytes], java: Java, limit_s: float) -> tuple[int, str]:
     """Wait until the machine says the port that it listens at and the secret that opens it."""
-    assert process.stdout is not None
-    descriptor, read, deadline = process.stdout.fileno(), b"", time.monotonic() + limit_s
+    descriptor, read, deadline = cast("IO[bytes]", process.stdout).fileno(), b"", time.monotonic() + limit_s
     where = f"sciworld: {java.program} (from {java.source})"
     while read.count(b"\n") < 2 or not read.split(b"\n")[-3].strip().isdigit():
         left = deadline - time.monotonic()

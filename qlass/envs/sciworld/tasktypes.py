@@ -104,9 +104,9 @@ def start_of(spec: TaskSpec) -> Start:
         EnvironmentFault: there is no such task.
     """
     task, variation, containers = (spec.key.get(name) for name in ("task", "variation", "containers"))
-    known = BY_NAME.get(task) if isinstance(task, str) else None
-    exists = known is not None and type(variation) is int and 0 <= variation < known.variations
-    if known is None or type(variation) is not int or not exists or containers not in CONTAINERS:
+    known = BY_NAME.get(str(task))
+    numbers = range(known.variations) if known is not None else ()
+    if known is None or type(variation) is not int or variation not in numbers or containers not in CONTAINERS:
         allowed = "the names of 30 types" if known is None else f"variations 0 to {known.variations - 1}"
         raise EnvironmentFault(
             f"{spec.task_id}: key={spec.key!r} is no task of ScienceWorld 1.2.3; allowed are {allowed}, and containers "
