@@ -85,7 +85,7 @@ def variations(one: TaskType, split: str) -> Sequence[int]:
     """Return the variations of a type that belong to a split, in order."""
     train, dev, test = one.blocks
     rest = dev[TESTS:]
-    borrowed = 0 if rest else len(train) // 5
+    borrowed = 0 if rest else max(1, len(train) // 5)
     kept = train[: len(train) - borrowed]
     return {
         "train": kept[:TRAIN],

@@ -18,6 +18,8 @@ import select
 import subprocess
 import time
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
@@ -122,13 +124,17 @@ class Simulator:
             SimulatorDied: the machine ended.
             EnvironmentFault: there is no such task or variation.
         """
-        if problem := self._call("load", task, variation, simplifications, golden):
+        with self._watched():
+            problem = self._server.load(task, variation, simplifications, golden)
+            description = str(self._server.getTaskDescription())
+        if problem:
             raise EnvironmentFault(f"the simulator cannot load {task}, variation {variation}: {problem}")
-        return str(self._call("getTaskDescription"))
+        return description
 
     def golden_path(self) -> tuple[str, ...]:
         """Return the actions that `load` found."""
-        return tuple(map(str, self._call("getGoldActionSequence")))
+        with self._watched():
+            return tuple(map(str, self._server.getGoldActionSequence()))
 
     def step(self, action: str) -> Reply:
         """Execute an action.
@@ -137,12 +143,13 @@ class Simulator:
             SimulatorDied: the machine ended.
             EnvironmentFault: the simulator itself failed of the action.
         """
-        text = str(self._call("step", action))
-        reply = Reply(text, float(self._call("getScore")), bool(self._call("getCompleted")))
-        if reply.score < 0:
-            inside = self._call("agentInterface").get()
-            if inside.isInErrorState():
-                raise EnvironmentFault(f"the simulator failed of {action!r}: {inside.getErrorStateMessage()}")
+        with self._watched():
+            text = str(self._server.step(action))
+            reply = Reply(text, float(self._server.getScore()), bool(self._server.getCompleted()))
+            inside = self._server.agentInterface().get() if reply.score < 0 else None
+            broken = str(inside.getErrorStateMessage()) if inside is not None and inside.isInErrorState() else ""
+        if broken:
+            raise EnvironmentFault(f"the simulator failed of {action!r}: {broken}")
         return reply
 
     def close(self) -> None:
@@ -165,10 +172,11 @@ class Simulator:
                 "install scienceworld again"
             ) from error
 
-    def _call(self, method: str, *arguments: Any) -> Any:
-        """Call a method of the interface."""
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Turn whatever the machine does wrong into SimulatorDied."""
         try:
-            return getattr(self._server, method)(*arguments)
+            yield
         except self._faults as error:
             code = self._process.poll()
             state = "cannot go on" if code is None else f"ended with exit code {code}"
