@@ -21,6 +21,7 @@ from qlass.envs import get_definition, make_env
 from qlass.envs.core.checker import CHECKS, check_env
 from qlass.envs.core.pool import EnvPool
 from qlass.envs.core.replay import Replayed
+from qlass.envs.core.time_limit import TimeLimit
 from qlass.envs.sciworld import simulator
 from qlass.envs.sciworld.adapter import NOT_UNDERSTOOD, SciworldEnv, normalise_action
 from qlass.envs.sciworld.tasktypes import TYPES
@@ -108,14 +109,11 @@ def test_a_failure_ends_the_episode_and_pays_the_best_score(shared, monkeypatch,
     assert (info["valid"], info["success"], info["outcome"]) == (True, False, paid)
 
 
-def test_the_step_limit_pays_what_was_reached():
-    env = make_env(DEFINITION, {}, 2)
-    try:
-        env.reset(LIFESPAN)
-        env.step("teleport to outside")
-        assert env.step("look around")[1:4] == (0.5, False, True)
-    finally:
-        env.close()
+def test_the_step_limit_pays_what_was_reached(shared):
+    env = TimeLimit(Replayed(shared), 2)
+    env.reset(LIFESPAN)
+    env.step("teleport to outside")
+    assert env.step("look around")[1:4] == (0.5, False, True)
 
 
 @pytest.mark.parametrize("action", ["", "xyzzy", "reset task", " Reset the  TASK", "0", "focus on unicorn"])
@@ -198,20 +196,17 @@ def test_the_contract(shared, how):
     assert check_env(definition, {}, n_tasks=1, max_steps=15, seed=3) == tuple(CHECKS)
 
 
-def test_going_back_is_a_verified_replay():
-    env = DEFINITION.make({})
-    try:
-        env.reset(LIFESPAN)
-        env.step("teleport to outside")
-        there = env.snapshot()
-        looked = env.step("look around")
-        env.step("focus on baby rabbit")
-        env.restore(there)
-        assert env.step("look around") == looked
-        with pytest.raises(ReplayDivergence, match="lifespan-longest-lived-0041: step 1"):
-            env.restore((("teleport to outside", (*looked[:4], {})),))
-    finally:
-        env.close()
+def test_going_back_is_a_verified_replay(shared):
+    env = Replayed(shared)
+    env.reset(LIFESPAN)
+    env.step("teleport to outside")
+    there = env.snapshot()
+    looked = env.step("look around")
+    env.step("focus on baby rabbit")
+    env.restore(there)
+    assert env.step("look around") == looked
+    with pytest.raises(ReplayDivergence, match="lifespan-longest-lived-0041: step 1"):
+        env.restore((("teleport to outside", (*looked[:4], {})),))
 
 
 WORDS = ("look around", "inventory", "wait1", "objects", "look at {thing}", "focus on {thing}", "pick up {thing}",
@@ -221,16 +216,14 @@ ROOMS = ("kitchen", "greenhouse", "outside", "workshop", "art studio")
 
 
 def scripts():
-    """Return 50 tasks with actions, drawn once for all: a few in each of two rooms."""
+    """Return 50 tasks with actions, drawn once for all."""
     rng = random.Random(5)
     found = []
     for spec in islice(DEFINITION.panels({"pool": "full"}, "train", 0), 50):
-        actions = []
-        for room in rng.sample(ROOMS, 2):
-            actions.append(f"teleport to {room}")
-            for _ in range(3):
-                thing, other = rng.sample(THINGS, 2)
-                actions.append(rng.choice(WORDS).format(thing=thing, other=other))
+        actions = [f"teleport to {rng.choice(ROOMS)}"]
+        for _ in range(4):
+            thing, other = rng.sample(THINGS, 2)
+            actions.append(rng.choice(WORDS).format(thing=thing, other=other))
         found.append((spec, actions))
     return found
 
@@ -283,11 +276,12 @@ def test_a_machine_that_ends_in_mid_episode_is_replaced_once(own, caplog):
     own.close()
 
 
-def test_a_machine_that_ends_between_episodes_is_replaced(own):
-    machine(own).kill()
-    assert play(own, LIFESPAN, SOLVED)[-1][1] == 1.0
+def test_a_machine_that_ends_between_episodes_is_replaced(shared):
+    machine(shared).kill()
+    assert play(shared, LIFESPAN, SOLVED)[-1][1] == 1.0
 
 
+@pytest.mark.slow
 def test_a_machine_that_hangs_is_replaced(monkeypatch, caplog):
     monkeypatch.setattr(simulator, "ANSWER_LIMIT_S", 15.0)
     env = SciworldEnv({})
@@ -325,7 +319,10 @@ HOLDING = (
 )
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGKILL, *(pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGTERM, signal.SIGINT))],
+)
 def test_no_machine_outlives_its_process(number):
     holder = run_here(HOLDING + "time.sleep(600)", stderr=subprocess.DEVNULL)
     pid = int(holder.stdout.readline())
@@ -346,13 +343,11 @@ def test_a_fork_leaves_the_machine_alone():
     assert (reward, same) == ("1.0", pid)
 
 
-def test_a_machine_is_silent_small_and_leaves_no_file(own, capfd):
-    play(own, task("find-plant", 3), ["look around", "teleport to greenhouse", *["wait1"] * 20])
-    assert machine(own).memory_info().rss < LIMIT_MB * 2**20
-    user = Path("/tmp") / f"hsperfdata_{psutil.Process().username()}"
-    assert not (user / str(machine(own).pid)).exists()
-    own.close()
-    own.close()
+def test_a_machine_is_silent_small_and_leaves_no_file(shared, capfd):
+    play(shared, task("find-plant", 3), ["look around", "teleport to greenhouse", *["wait1"] * 20])
+    assert machine(shared).memory_info().rss < LIMIT_MB * 2**20
+    user = Path("/tmp") / f"hsperfdata_{psutil.Process().username()}"  # where a full disk would stop others
+    assert not (user / str(machine(shared).pid)).exists()
     assert capfd.readouterr() == ("", "")
 
 
