@@ -186,14 +186,15 @@ def test_a_variation_that_the_simulator_does_not_have(shared):
 
 @pytest.mark.parametrize("how", ["shared", pytest.param("real", marks=pytest.mark.slow)])
 def test_the_contract(shared, how):
-    """The fast half plays on one machine, which `close` leaves alive; the real one starts some twenty."""
+    """The fast half plays a short task on one machine, which `close` leaves alive; the real one starts some twenty."""
 
     class Kept(Replayed):
         def close(self):
             pass
 
-    definition = DEFINITION if how == "real" else replace(DEFINITION, make=lambda _: Kept(shared))
-    assert check_env(definition, {}, n_tasks=1, max_steps=15, seed=3) == tuple(CHECKS)
+    one = replace(DEFINITION, make=lambda _: Kept(shared), panels=lambda *_: iter([LIFESPAN]))
+    checked = check_env(DEFINITION if how == "real" else one, {}, n_tasks=1, max_steps=15, seed=3)
+    assert checked == tuple(CHECKS)
 
 
 def test_going_back_is_a_verified_replay(shared):

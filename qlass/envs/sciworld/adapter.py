@@ -77,6 +77,11 @@ class SciworldEnv:
         self._over = True
         self._repaired = False
 
+    @property
+    def pid(self) -> int:
+        """Return the number of the process of the Java virtual machine."""
+        return self._simulator.pid
+
     def reset(self, spec: TaskSpec, *, seed: int = 0) -> tuple[str, Info]:  # noqa: ARG002 - the contract's
         """Start a task.
 
