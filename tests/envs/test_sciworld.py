@@ -289,6 +289,7 @@ def test_a_machine_that_hangs_is_replaced(shared, caplog):
     hanging.suspend()
     assert shared.step(SOLVED[0])[0] == "You teleport to the outside."
     assert "cannot go on" in caplog.text
+    assert {record.name for record in caplog.records} == {"qlass.envs.sciworld.adapter"}  # py4j logs as root, too
     wait_for_end(hanging.pid)
 
 
