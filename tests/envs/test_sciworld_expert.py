@@ -1,5 +1,7 @@
 """The demonstrator of ScienceWorld: golden paths as natural play, and thoughts made of what was read."""
 
+from threading import Timer
+
 import psutil
 import pytest
 
@@ -15,6 +17,7 @@ from qlass.envs.sciworld.tasktypes import TYPES, start_of
 from qlass.errors import EnvironmentFault
 from qlass.records import TaskSpec
 from tasks.playing.demonstrate import play, verify
+from tasks.stages.expert import ExpertSetup, start
 
 DEFINITION = get_definition("sciworld")
 SHORT = [one.name for one in TYPES if one.short]
@@ -100,6 +103,22 @@ def test_golden_paths_are_found_again_when_their_machine_ended():
     before = GOLDSMITH.path(spec)
     psutil.Process(GOLDSMITH._simulator.pid).kill()
     assert GOLDSMITH.path(spec) == before == ("teleport to outside", "look around", "focus on baby hedgehog")
+
+
+def test_the_stage_goes_on_when_all_machines_are_killed_at_once():
+    work = start(ExpertSetup("sciworld", {}, 15, True, 0))
+    tasks = [task("lifespan-longest-lived", variation) for variation in (41, 42, 43)]
+    found = work(tasks[:1])
+    machines = [child for child in psutil.Process().children() if "java" in child.name()]
+    assert len(machines) >= 3  # one plays, one verifies, one finds golden paths
+    killer = Timer(0.1, lambda: [one.kill() for one in machines])
+    killer.start()
+    found += work(tasks[1:])
+    killer.join()
+    found += work(tasks[1:])  # also where all was done before they were killed
+    assert [(one.error, one.trajectory.success) for one in found] == [("", True)] * 5
+    assert found[1:3] == found[3:]
+    GOLDSMITH.close()
 
 
 def test_a_task_that_is_none():
