@@ -54,7 +54,7 @@ class Goldsmith:
 
     def __init__(self) -> None:
         """Start nothing yet."""
-        self._settings: tuple[str | None, float] = (None, 60.0)
+        self._settings: tuple[str | None, float] = (None, 120.0)
         self._simulator: Simulator | None = None
 
     def use(self, java: str | None, start_limit_s: float) -> None:

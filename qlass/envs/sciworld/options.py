@@ -33,7 +33,7 @@ class Options:
     outcome: Literal["best", "final"] = "best"
     lists: str | None = None
     java: str | None = None
-    start_limit_s: Annotated[float, Field(gt=0)] = 60.0
+    start_limit_s: Annotated[float, Field(gt=0)] = 120.0
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Options:
