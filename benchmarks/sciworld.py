@@ -1,8 +1,8 @@
 """ScienceWorld: steps per CPU second of this process and its Java virtual machine together, for two ways to play.
 
-sciworld_step_vs_env_step   our engine, which speaks with the simulator's server, against the package's `ScienceWorldEnv`:
+sciworld_step_vs_env_step   our engine, which speaks with the simulator's server, against the package's ScienceWorldEnv:
                             `load` and `reset` for each episode, then `step`, as the released code plays
-sciworld_branch_vs_replay   going back to each state of an episode and acting: load and verified replay against the same
+sciworld_branch_vs_replay   an action from each state of an episode: load and verified replay against the package's way
 
 Both play the expert's episodes, with the simplifications of our tasks and the flag that makes replays exact, each in a
 machine that has played them before. Of short episodes the start is a large part, which both ways count.

@@ -1,4 +1,4 @@
-"""`SciworldEnv` on the real simulator: the contract, equal episodes everywhere, machines that end, and none that stays."""
+"""`SciworldEnv` on the real simulator: the contract, equal episodes everywhere, machines that end."""
 
 import json
 import os
@@ -83,8 +83,8 @@ def play(env, spec, actions):
 def test_an_episode(shared):
     observation, info = shared.reset(LIFESPAN)
     assert observation == (
-        "Your task is to find the animal with the longest life span.  The animals are in the 'outside' location.  Focus on "
-        "the animal with the longest life span."
+        "Your task is to find the animal with the longest life span.  The animals are in the 'outside' location.  Focus "
+        "on the animal with the longest life span."
     )
     assert info == {"admissible_actions": (), "valid": True, "success": False, "outcome": 0.0}
     assert shared.step("teleport to outside")[:4] == ("You teleport to the outside.", 0.0, False, False)

@@ -50,13 +50,13 @@ def test_a_trajectory_word_for_word(env):
         ("I need the animals. The task says that they are outside. I teleport there.", "teleport to outside"),
         ("I am outside. What is here?", "look around"),
         (
-            "Which animals are here? baby elephant, baby hedgehog, baby rabbit. Which lives longest? baby elephant. I focus "
-            "on it.",
+            "Which animals are here? baby elephant, baby hedgehog, baby rabbit. Which lives longest? baby elephant. I "
+            "focus on it.",
             "focus on baby elephant",
         ),
         (
-            "Which animals are here? baby elephant, baby hedgehog, baby rabbit. Which lives shortest? baby hedgehog. I "
-            "focus on it.",
+            "Which animals are here? baby elephant, baby hedgehog, baby rabbit. Which lives shortest? baby hedgehog. "
+            "I focus on it.",
             "focus on baby hedgehog",
         ),
     ]
@@ -127,5 +127,5 @@ def test_a_task_that_is_none():
 
 
 def test_animals_are_named_with_their_age():
-    text = "Here you see: \n\tthe agent\n\tan axe\n\ta adult bee\n\ta giant tortoise egg\n\ta fire pit (containing nothing)\n"
+    text = "In it: \n\tthe agent\n\tan axe\n\ta adult bee\n\ta giant tortoise egg\n\ta fire pit (containing nothing)\n"
     assert animals_in(text) == ["adult bee", "giant tortoise egg"]

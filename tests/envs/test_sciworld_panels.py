@@ -1,4 +1,4 @@
-"""Panels of ScienceWorld: the paper's unseen tasks, no task in two splits, lists from a file; none of it needs Java."""
+"""Panels of ScienceWorld: the paper's unseen tasks, no task in two splits, lists from a file; without Java."""
 
 import json
 

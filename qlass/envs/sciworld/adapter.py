@@ -36,21 +36,22 @@ def normalise_action(text: str) -> str:
 class SciworldEnv:
     """One ScienceWorld task at a time, in a Java virtual machine of its own.
 
-    The first observation is the text of the task, as ETO's and QLASS's agents see it; what is around is seen by
-    `look around`. Success: all goals are reached, with a score of 100 of 100. The outcome is the best score so far, of
-    1.0 (option `outcome`: or the last one). The episode ends when all goals are reached or the task has failed, mostly by
+    The first observation is the text of the task, as ETO's and QLASS's agents see it; what is around is seen by `look
+    around`. Success: all goals are reached, with a score of 100 of 100. The outcome is the best score so far, of 1.0
+    (option `outcome`: or the last one). The episode ends when all goals are reached or the task has failed, mostly by
     focusing on something else than what is asked for. There is no step limit here: the simulator's own one counts its
     ticks, of which `look around` takes none and `wait` eleven.
 
-    Where an action can mean several things the simulator asks for a number, and takes whatever comes next as the answer.
-    Here only the numbers that it offers are answers; before any other action the question is cancelled, which costs a
-    tick. An action that led to a question was not executed, so it is not valid. `reset task`, which undoes a failure, is
-    not understood.
+    Where an action can mean several things the simulator asks for a number, and takes whatever comes next as the
+    answer. Here only the numbers that it offers are answers; before any other action the question is cancelled, which
+    costs a tick. An action that led to a question was not executed, so it is not valid. `reset task`, which undoes a
+    failure, is not understood.
 
-    `info["admissible_actions"]` is always empty: the simulator's list lacks a third of what experts do, a seventh of it is
-    refused, and asking for it changes what happens later.
+    `info["admissible_actions"]` is always empty: the simulator's list lacks a third of what experts do, a seventh of
+    it is refused, and asking for it changes what happens later.
 
-    If the machine ends in the middle of an episode, a new one takes its place and repeats what was done, once per episode.
+    If the machine ends in the middle of an episode, a new one takes its place and repeats what was done, once per
+    episode.
 
     Equal specs give equal episodes whatever the seed: the number of the variation is the simulator's seed.
     """

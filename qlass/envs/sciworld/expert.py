@@ -1,8 +1,9 @@
 """A demonstrator for ScienceWorld: it follows the shortened golden path and says why, from what was read on the way.
 
 The path is all that it knows beyond an agent (see `qlass.envs.sciworld.golden`). Its thoughts name what is needed, ask
-what a small reader can answer, and decide (as in `alfworld.expert`): "Which animals are here? adult bee, dove egg. Which
-lives longest? dove egg. I focus on it." They are made of the text of the task, the observations so far, and the action.
+what a small reader can answer, and decide (as in `alfworld.expert`): "Which animals are here? adult bee, dove egg.
+Which lives longest? dove egg. I focus on it." They are made of the text of the task, the observations so far, and the
+action.
 """
 
 from __future__ import annotations

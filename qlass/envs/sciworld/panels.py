@@ -7,11 +7,13 @@ test_seen    the first ten of the dev block; the paper's repository has a random
 dev          what is left of the dev block; where nothing is left, the last fifth of the train block
 train        the first 120 of the train block, without what is dev
 
-No task is in two of them. Which split a task is in depends on nothing else. Types take turns, so that every prefix of a
-panel has all of them in equal parts, as long as they last; the seed of the panel orders the variations of train and dev.
+No task is in two of them. Which split a task is in depends on nothing else. Types take turns, so that every prefix of
+a panel has all of them in equal parts, as long as they last; the seed of the panel orders the variations of train and
+dev.
 
 The lists that ETO and QLASS used can be taken from a file (option `lists`): {"train": [["boil", 3], ...], ...}. What a
-list of tests has is left out of train and dev then, and counted: 54 of their 194 seen tests are in their train list too.
+list of tests has is left out of train and dev then, and counted: 54 of their 194 seen tests are in their train list
+too.
 """
 
 from __future__ import annotations
@@ -156,8 +158,8 @@ def _checked(tasks: list[Choice], where: str) -> list[Choice]:
         known = type_named(name)
         if known is None:
             raise DataError(
-                f"{where}[{place}]: unknown task {name!r}; allowed are {', '.join(one.name for one in TYPES)}, also with "
-                "the prefix `task-N-`"
+                f"{where}[{place}]: unknown task {name!r}; allowed are {', '.join(one.name for one in TYPES)}, also "
+                "with the prefix `task-N-`"
             )
         if not 0 <= variation < known.variations:
             raise DataError(

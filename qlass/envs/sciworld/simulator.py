@@ -1,18 +1,19 @@
 """`Simulator`: ScienceWorld's simulator in a Java virtual machine of its own, which is gone when we are.
 
-One machine for one simulator: random numbers, unique numbers and simplifications are singletons of a machine, so a second
-simulator in it would change what the first one plays, without an error (four in threads gave wrong worlds in 6 to 8 of 24
-episodes). It is spoken to by the server's own methods and not by `ScienceWorldEnv.step`, which asks after each action for
-the list of valid actions: that takes five sixths of its time, and draws random numbers that later observations depend on.
+One machine for one simulator: random numbers, unique numbers and simplifications are singletons of a machine, so a
+second simulator in it would change what the first one plays, without an error (four in threads gave wrong worlds in 6
+to 8 of 24 episodes). It is spoken to by the server's own methods and not by `ScienceWorldEnv.step`, which asks after
+each action for the list of valid actions: that takes five sixths of its time, and draws random numbers that later
+observations depend on.
 
-Equal actions give equal observations, in any machine: identity hashes are constant (`java.FLAGS`), and each start sets the
-seed. Tasks about heat are no exception, as they are without the flag (allenai/ScienceWorld#33, fixed after 1.2.3): of 300
-replays of golden paths, 50 of each type (use-thermometer, measure-melting-point-known-substance, boil, melt, freeze,
-change-the-state-of-matter-of), in two machines and in mixed order, none differed in an observation or a score.
+Equal actions give equal observations, in any machine: identity hashes are constant (`java.FLAGS`), and each start sets
+the seed. Tasks about heat are no exception, as they are without the flag (allenai/ScienceWorld#33, fixed after 1.2.3):
+of 300 replays of golden paths, 50 of each type (use-thermometer, measure-melting-point-known-substance, boil, melt,
+freeze, change-the-state-of-matter-of), in two machines and in mixed order, none differed in an observation or a score.
 
 A machine has `HEAP_MB` of heap and took 223 MB in all (resident) at most in those replays. It holds the other end of a
-pipe whose end in this process the kernel closes however we die. A process that we fork without exec holds that end too,
-and hides our death as long as it lives; what it does at its end leaves our machine alone.
+pipe whose end in this process the kernel closes however we die. A process that we fork without exec holds that end
+too, and hides our death as long as it lives; what it does at its end leaves our machine alone.
 """
 
 from __future__ import annotations
@@ -173,8 +174,8 @@ class Simulator:
             return self._gateway.jvm.scienceworld.runtime.pythonapi.PythonInterface()
         except self._faults as error:
             raise EnvironmentFault(
-                f"sciworld: {java.program} (from {java.source}) started, but not the simulator in it ({_brief(error)}); "
-                "install scienceworld again"
+                f"sciworld: {java.program} (from {java.source}) started, but not the simulator in it ({_brief(error)})"
+                "; install scienceworld again"
             ) from error
 
     @contextmanager
@@ -204,7 +205,7 @@ def _library() -> tuple[Any, Path, list[str]]:
         raise DependencyNotInstalled(
             f"sciworld: the simulator is not installed ({error}); run pip install 'qlass[sciworld]'"
         ) from None
-    # What py4j logs as errors, with tracebacks and partly as the root logger, are the exceptions that we turn into ours.
+    # What py4j logs as errors, with tracebacks and partly as the root logger, we raise as errors of ours.
     logging.getLogger("py4j").setLevel(logging.CRITICAL)
     logging.getLogger().addFilter(_is_of_others)
     return gateway, Path(package.BASEPATH), [gateway.find_jar_path(), package.JAR_PATH]
@@ -222,8 +223,8 @@ def _greeting(process: subprocess.Popen[bytes], java: Java, limit_s: float) -> t
         left = deadline - time.monotonic()
         if left <= 0 or not select.select([descriptor], [], [], left)[0]:
             raise EnvironmentFault(
-                f"{where} did not start the simulator within {limit_s:g} seconds; it wrote: {_tail(read)}; is the machine "
-                "very busy? Set the option `start_limit_s` higher"
+                f"{where} did not start the simulator within {limit_s:g} seconds; it wrote: {_tail(read)}; is the "
+                "machine very busy? Set the option `start_limit_s` higher"
             )
         data = os.read(descriptor, 65536)
         if not data:

@@ -1,7 +1,8 @@
 """The thirty types of task of scienceworld 1.2.3, how many variations each has, and how the package divides them.
 
-The numbers are the package's (`getTaskMaxVariations`; tests/envs compares them). They stand here so that panels need no
-Java, and because the simulator does not complain about a variation that does not exist: it plays a task without a goal.
+The numbers are the package's (`getTaskMaxVariations`; tests/envs compares them). They stand here so that panels need
+no Java, and because the simulator does not complain about a variation that does not exist: it plays a task without a
+goal.
 """
 
 from __future__ import annotations
@@ -109,8 +110,8 @@ def start_of(spec: TaskSpec) -> Start:
     if known is None or type(variation) is not int or variation not in numbers or containers not in CONTAINERS:
         allowed = "the names of 30 types" if known is None else f"variations 0 to {known.variations - 1}"
         raise EnvironmentFault(
-            f"{spec.task_id}: key={spec.key!r} is no task of ScienceWorld 1.2.3; allowed are {allowed}, and containers "
-            f"{' or '.join(CONTAINERS)}. Make the panels again"
+            f"{spec.task_id}: key={spec.key!r} is no task of ScienceWorld 1.2.3; allowed are {allowed}, and "
+            f"containers {' or '.join(CONTAINERS)}. Make the panels again"
         )
     return Start(known.name, variation, simplifications(known.name, str(containers)))
 
@@ -118,8 +119,9 @@ def start_of(spec: TaskSpec) -> Start:
 def simplifications(task: str, containers: str) -> str:
     """Return what the simulator is to make easier for a type of task, in its words.
 
-    `easy`, which ETO and QLASS ask for, opens no containers, though their prompts say that they are open; and it cannot be
-    named beside another simplification, so all are named. Tasks about circuits keep the actions that connect things.
+    `easy`, which ETO and QLASS ask for, opens no containers, though their prompts say that they are open; and it
+    cannot be named beside another simplification, so all are named. Tasks about circuits keep the actions that connect
+    things.
 
     Args:
         task: name of the type.
