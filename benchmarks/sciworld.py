@@ -1,6 +1,6 @@
 """ScienceWorld: steps per CPU second of this process and its Java virtual machine together, for two ways to play.
 
-sciworld_step_vs_env_step   our engine, which speaks with the simulator's server, against the package's ScienceWorldEnv:
+sciworld_step_vs_env_step   our engine, which speaks with the simulator's server, against the package's environment:
                             `load` and `reset` for each episode, then `step`, as the released code plays
 sciworld_branch_vs_replay   an action from each state of an episode: load and verified replay against the package's way
 
