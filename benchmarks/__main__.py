@@ -13,7 +13,18 @@ from multiprocessing import get_context
 
 from benchmarks.rows import Row, rows_of, save
 
-PARTS = ("environment", "webshop", "training", "rollout", "expand", "driver", "limits", "threads", "shares")
+PARTS = (
+    "environment",
+    "webshop",
+    "sciworld",
+    "training",
+    "rollout",
+    "expand",
+    "driver",
+    "limits",
+    "threads",
+    "shares",
+)
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks import __main__ as program
-from benchmarks import driver, environment, expand, limits, rollout, rows, shares, threads, training, webshop
+from benchmarks import driver, environment, expand, limits, rollout, rows, sciworld, shares, threads, training, webshop
 from tasks.project import settings
 
 CTRANSLATE2 = {f"expand_vs_ctranslate2 ({what})" for what in ("int8", "int8, cached", "float32", "float32, cached")}
@@ -19,6 +19,7 @@ SHOP = (
     if all(map(find_spec, webshop.WEBSHOP.packages))
     else set()
 )
+SCIENCE = {"sciworld_step_vs_env_step", "sciworld_branch_vs_replay"} if find_spec("scienceworld") else set()
 SEARCHES = settings.load_all().run.searches
 SHARES = {
     f"{what} ({env}, {play})"
@@ -35,6 +36,7 @@ SMALLEST: dict[str, tuple[Any, dict[str, int], set[str]]] = {
         {f"alfworld_{what} ({engine})" for what in ("step_vs_stock", "branch_vs_replay") for engine in ("textworld", "native")},
     ),
     "webshop": (webshop, {"tasks": 1, "branches": 2, "rounds": 1}, SHOP),
+    "sciworld": (sciworld, {"tasks": 1, "warmup": 1, "rounds": 1}, SCIENCE),
     "training": (
         training,
         {"trees": 1, "trajectories": 2, "rounds": 1},

@@ -129,7 +129,7 @@ def test_a_section_or_a_setting_is_chosen(key: str, keys: list[str]) -> None:
 def test_a_section_of_sections_is_all_of_them() -> None:
     found = [group.key for group in params.chosen(groups_of(PARAMS), "envs")]
     assert found == [group.key for group in groups_of(PARAMS) if group.key.startswith("envs.")]
-    assert found[:3] == ["envs.alfworld", "envs.webshop", "envs.corridor"]
+    assert found[:4] == ["envs.alfworld", "envs.webshop", "envs.sciworld", "envs.corridor"]
     assert params.chosen(groups_of(PARAMS), "") == groups_of(PARAMS)
 
 

@@ -74,7 +74,7 @@ def test_files_and_declarations_have_equal_keys(path: Path) -> None:
             ["beam"],
             "run.searches[0]: found 'beam'; allowed: greedy, best_of_n, qlass, qlass_adaptive",
         ),
-        ("run.envs", ["moon"], "run.envs[0]: found 'moon'; allowed: alfworld, webshop, corridor"),
+        ("run.envs", ["moon"], "run.envs[0]: found 'moon'; allowed: alfworld, webshop, sciworld, corridor"),
         (
             "run.policies",
             ["qlass"],

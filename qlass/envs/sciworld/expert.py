@@ -1,0 +1,177 @@
+"""A demonstrator for ScienceWorld: it follows the shortened golden path and says why, from what was read on the way.
+
+The path is all that it knows beyond an agent (see `qlass.envs.sciworld.golden`). Its thoughts name what is needed, ask
+what a small reader can answer, and decide (as in `alfworld.expert`): "Which animals are here? adult bee, dove egg.
+Which lives longest? dove egg. I focus on it." They are made of the text of the task, the observations so far, and the
+action.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from qlass.envs.sciworld.golden import ASKED, GOLDSMITH, LOOK, READING, TELEPORT, WALK, animals_in
+from qlass.envs.sciworld.tasktypes import start_of
+from qlass.records import TaskSpec
+
+_KIND = re.compile(r"Your task is to find a\(n\) (.+?)\. First")
+_MADE = re.compile(r"use chemistry to create (?:the substance '(.+?)'|(.+?))\. When")
+_LIFE = re.compile(r"animal with the (longest|shortest) life span")
+_ROOM = re.compile(r"(?:room|location) is called the (.+?)\.")
+_PLACES = {"animal": "Animals live", "living thing": "Living things are", "plant": "Plants grow"}
+
+
+class SciworldExpert:
+    """Plays one episode; the actions are fixed when it is made.
+
+    Args:
+        spec: the task, whose golden path is asked for.
+        seed: not used; there is one path, and one wording.
+    """
+
+    def __init__(self, spec: TaskSpec, seed: int) -> None:
+        del seed
+        self._path = GOLDSMITH.path(start_of(spec))
+        self._step = 0
+        self._task = ""
+        self._room = ""
+        self._read = ""  # the newest list of what is around
+        self._reading = ""
+        self._held: list[str] = []
+        self._focused = ""
+
+    def act(self, observation: str) -> tuple[str, str]:
+        """Return (thought, action) for the newest observation; after the end of the path, that it waits."""
+        self._learn(observation)
+        if self._step >= len(self._path):
+            return "I have done all that I know. I wait.", "wait1"
+        action = self._path[self._step]
+        thought = self._think(action)
+        self._step += 1
+        return thought, action
+
+    def _learn(self, observation: str) -> None:
+        """Take in what was read, and what the last action changed."""
+        last = self._path[self._step - 1] if 0 < self._step <= len(self._path) else ""
+        if not last:
+            self._task = observation
+        if room := _ROOM.search(observation):
+            self._room, self._read = room[1], observation
+        if last.startswith(TELEPORT):
+            self._room, self._read = last.removeprefix(TELEPORT), ""
+        if last.startswith("focus on "):
+            self._focused = last.removeprefix("focus on ")
+        if last.startswith("pick up "):
+            self._held.append(last.removeprefix("pick up "))
+        if reading := READING.search(observation):
+            self._reading = reading[1]
+
+    def _think(self, action: str) -> str:
+        """Return the reason for an action."""
+        verb, _, rest = action.partition(" ")
+        if action == LOOK:
+            return f"I am {_inside(self._room)}. What is here?" if self._room else "Where am I, and what is here?"
+        if action.startswith(TELEPORT):
+            return f"{self._destination(action.removeprefix(TELEPORT))} I teleport there."
+        if action.startswith("focus on "):
+            return f"{self._choice(action.removeprefix('focus on '))} I focus on it."
+        if action.startswith("pick up "):
+            return f"{self._taking(action.removeprefix('pick up '))} I take it along."
+        if verb == "move":
+            thing, _, goal = rest.partition(" to ")
+            return f"{self._delivery(thing, goal)} I move it there."
+        if verb == "use" and " on " in rest:
+            tool, _, thing = rest.partition(" on ")
+            return f"I have the {tool}. What does it say of {thing}? I use it."
+        if verb == "connect":
+            return self._wiring(*rest.split(" to ", 1))
+        if verb == "pour":
+            thing, *places = rest.split(" in ")
+            goal = next((place for place in places if place != self._room), "it")
+            return f"{self._made()} needs {_content(thing)}. Is it here? yes. I pour it into {goal}."
+        if verb == "mix":
+            return f"All that {self._made()} needs is together. I mix it."
+        if walk := WALK.fullmatch(action):
+            return f"I want to be {_inside(walk[1])}. {'I open the door.' if verb == 'open' else 'I go there.'}"
+        return "I wait and see what happens." if verb.startswith("wait") else f"The next thing to do: {action}."
+
+    def _destination(self, room: str) -> str:
+        """Say why it goes to a room."""
+        following = next(self._coming(), "")
+        kind = _KIND.search(self._task)
+        if following.startswith("move ") and self._focused:
+            thing, _, goal = following.removeprefix("move ").partition(" to ")
+            return f"I have {thing}. The {goal} is {_inside(room)}."
+        if kind:
+            return f"I need {_a(kind[1])}. {_PLACES.get(kind[1], 'Such things are')} {_inside(room)}."
+        if _LIFE.search(self._task) and f"'{room}'" in self._task:
+            return f"I need the animals. The task says that they are {room}."
+        thing = _thing(following)
+        if thing not in self._held and f"{thing}, which is located around the {room}" in self._task:
+            return f"I need the {thing}. The task says that it is {_inside(room)}."
+        if self._held and f"boxes are located around the {room}" in self._task:
+            return f"I have {' and '.join(self._held)}. The boxes are {_inside(room)}."
+        return f"I need {'the ' if f'the {thing}' in self._task else ''}{thing}. The place for it is the {room}."
+
+    def _choice(self, thing: str) -> str:
+        """Say why it focuses on a thing."""
+        if lives := _LIFE.findall(self._task):
+            asked = list(dict.fromkeys(lives))
+            which = asked[-1] if self._focused else asked[0]
+            animals = dict.fromkeys([*animals_in(self._read), thing])
+            return f"Which animals are here? {', '.join(animals)}. Which lives {which}? {thing}."
+        if kind := _KIND.search(self._task):
+            return f"Is there {_a(kind[1])} here? yes, {thing}."
+        if self._made() == thing:
+            return f"Is there {thing} now? yes."
+        return f"I must focus on the {thing}. {'Do I have it' if thing in self._held else 'Is it here'}? yes."
+
+    def _taking(self, thing: str) -> str:
+        if self._focused == thing:
+            return f"I focused on {thing}."
+        if self._focused and _KIND.search(self._task):
+            return f"The {self._focused} is in {thing}."
+        return f"I need the {thing}. Is it here? yes."
+
+    def _delivery(self, thing: str, goal: str) -> str:
+        asked = ASKED.search(self._task)
+        if asked and self._reading:
+            limit = asked[1].removesuffix(".0")
+            above = float(self._reading) > float(limit)
+            return f"It is {self._reading} degrees. Is that above {limit}? {'yes' if above else 'no'}: {goal}."
+        return f"The {thing} belongs in the {goal}."
+
+    def _wiring(self, one: str, other: str) -> str:
+        if one.startswith("battery "):
+            wire = other.partition(" terminal")[0]
+            return f"The {self._focused} needs the battery. Is there a free wire? yes, {wire}. I connect {one}."
+        return f"The other end of {one.partition(' terminal')[0]} is free. I connect it to {other}."
+
+    def _made(self) -> str:
+        """Return what the task wants to be made."""
+        made = _MADE.search(self._task)
+        return (made[1] or made[2]) if made else "the task"
+
+    def _coming(self) -> Iterator[str]:
+        """Yield the actions after the next one, but for looks."""
+        return (action for action in self._path[self._step + 1 :] if action != LOOK)
+
+
+def _thing(action: str) -> str:
+    """Return what an action is about: "thermometer" of "pick up thermometer"."""
+    rest = re.sub(r"^(?:focus on|pick up|look (?:at|in)|[a-z0-9]+) ", "", action)
+    return _content(re.split(r" (?:to|in|into|on) ", rest)[0]) or "something"
+
+
+def _content(thing: str) -> str:
+    """Return what is in a vessel: "blue paint" of "cup containing blue paint"; other things as they are."""
+    return thing.rpartition("containing ")[2]
+
+
+def _inside(room: str) -> str:
+    return room if room == "outside" else f"in the {room}"
+
+
+def _a(kind: str) -> str:
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
