@@ -281,9 +281,6 @@ def new_model(shape: dict[str, int], tokenizer: PreTrainedTokenizerFast, codes: 
 def with_key_value_heads(model: LlamaForCausalLM, heads: int) -> LlamaForCausalLM:
     """Give a model more heads of keys and values, each a copy of the one in its place: it computes the same.
 
-    What a head of attention says goes through `head_dim` numbers. One head that looks at ten ids at once, to name one of
-    them, says the mean of ten codes, which 64 numbers do not tell from the mean of others; four can say 256.
-
     Args:
         model: with as many heads or fewer.
         heads: of keys and values, a multiple of the model's.
