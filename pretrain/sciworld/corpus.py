@@ -1,0 +1,276 @@
+"""Write the corpus of the reader of ScienceWorld: random play in its training tasks, told with exercises.
+
+    python -m pretrain.sciworld.corpus
+
+No action of the expert and no golden path is in it. The player has no goal: it does things with what it sees, mostly
+what is possible, with a taste of its own for kinds of actions, and names of the task catch its eye. The simulator is
+slow, so each walk is told several times: with other exercises, and in a share of them with made-up names and numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache, partial
+from itertools import chain
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from pretrain.conversations import Conversation, Renaming, made_up_word
+from pretrain.sciworld.exercises import draw, remark
+from pretrain.sciworld.world import ROOMS, Visit, specs
+from qlass.envs.sciworld import DEFINITION
+from qlass.envs.sciworld.adapter import NOT_UNDERSTOOD, SciworldEnv, normalise_action
+from qlass.prompts import render_reply
+from qlass.records import TaskSpec
+from qlass.seeds import derive_seed
+
+logger = logging.getLogger(__name__)
+
+OUT = Path("pretrain/data/sciworld/corpus.jsonl")
+
+REFUSALS = (NOT_UNDERSTOOD, "Ambiguous request:", "Unknown action.")
+"""How the answer to an action begins that was not executed."""
+
+_TASTE = {
+    "look": 1.0,
+    "teleport": 3.0,
+    "pick up": 3.0,
+    "move": 3.0,
+    "focus": 1.2,
+    "inspect": 0.7,
+    "use": 1.5,
+    "pour": 1.0,
+    "mix": 0.7,
+    "connect": 2.5,
+    "switch": 0.4,
+    "wait": 0.2,
+    "inventory": 0.3,
+}
+"""How gladly a random player does what, on average."""
+_CURIOUS = 12.0
+"""How gladly it looks around where it has not."""
+_SLIP = 0.08
+"""Share of the actions that name something which is elsewhere."""
+_CAUGHT = 0.5
+"""Share of the choices among things in which those that the task names go first."""
+
+
+class Turn(NamedTuple):
+    """An action and its answer."""
+
+    action: str
+    text: str
+
+
+class Walk(NamedTuple):
+    """A random episode: the text of the task, and what was done."""
+
+    task: str
+    turns: Sequence[Turn]
+
+
+def walk(env: SciworldEnv, spec: TaskSpec, max_steps: int, rng: random.Random) -> Walk:
+    """Act at random until the end of the episode, `max_steps` actions at most."""
+    task, _ = env.reset(spec)
+    visit, turns, over, seen = Visit(task), list[Turn](), False, list[str]()
+    taste = {kind: weight * rng.uniform(0.3, 1.7) for kind, weight in _TASTE.items()}
+    for _ in range(rng.randint(max_steps // 2, max_steps)):
+        action = normalise_action(_choose(visit, taste, seen, rng))
+        text, _, over, _, _ = env.step(action)
+        turns.append(Turn(action, text))
+        visit.read(action, text)
+        seen += [thing.name for thing in visit.things if thing.name not in seen]
+        if over:
+            break
+    return Walk(task, turns)
+
+
+def tell(walked: Walk, settings: Mapping[str, Any], rng: random.Random) -> Conversation:
+    """Write down a walk with thoughts and exercises.
+
+    Args:
+        walked: what was done.
+        settings: `questions` (exercises after an observation at most) and `renamed` (share of the episodes with made-up
+            names and numbers).
+        rng: of all draws.
+    """
+    renamed = rng.random() < settings["renamed"]
+    if renamed:
+        walked = _renamed(walked, rng)
+    visit = Visit(walked.task, facts=not renamed)
+    messages = Conversation()
+    messages += [("system", DEFINITION.instruction), ("user", walked.task)]
+    talkative = rng.choice((0.2, 0.6, 1.0))
+    messages.ask(draw(visit, rng) for _ in range(rng.randint(0, 3)))
+    for action, text in walked.turns:
+        thought = _thought(visit, action, rng) if rng.random() < talkative else ""
+        messages += [("assistant", render_reply(thought, action)), ("user", text)]
+        visit.read(action, text)
+        most = settings["questions"] if action == "look around" else 2
+        messages.ask(draw(visit, rng) for _ in range(rng.randint(0, most)))
+    if messages[-1][0] == "user":
+        messages.ask([draw(visit, rng)])
+    return messages
+
+
+def _thought(visit: Visit, action: str, rng: random.Random) -> str:
+    """Ask and answer up to three questions, which decide nothing; or say what the action does."""
+    asked = dict.fromkeys(remark(visit, rng) for _ in range(rng.randint(0, 3)))
+    return " ".join(asked) or f"I {action}."
+
+
+def _choose(visit: Visit, taste: Mapping[str, float], seen: Sequence[str], rng: random.Random) -> str:
+    """Draw an action: a kind by taste, then one of that kind."""
+    possible = _possible(visit, seen, rng)
+    weights = [_CURIOUS if kind == "look" and not visit.listing else taste[kind] for kind in possible]
+    return possible[rng.choices(list(possible), weights)[0]]
+
+
+def _possible(visit: Visit, seen: Sequence[str], rng: random.Random) -> dict[str, str]:
+    """Return an action of each kind that what was read allows."""
+    things = visit.things
+    names = [thing.name for thing in things if thing.name not in ("agent", "air", "ground", "nothing")]
+    names = [name for name in names if names.count(name) == 1 and not name.endswith("door")]
+    found = {
+        "look": "look around",
+        "teleport": f"teleport to {rng.choice([room for room in ROOMS if room != visit.room])}",
+        "wait": "wait1",
+        "inventory": "inventory",
+    }
+    if not (names or visit.held):
+        return found
+
+    def one(of: Sequence[str]) -> str:
+        if seen and rng.random() < _SLIP:
+            return rng.choice(seen)
+        caught = [name for name in of if name in visit.task]
+        return rng.choice(caught if caught and rng.random() < _CAUGHT else of)
+
+    around = [*names, *visit.held]
+    vessels = [*_vessels(visit), *names] or around
+    found["focus"] = f"focus on {one(around)}"
+    found["inspect"] = f"look {rng.choice(('at', 'in'))} {one(around)}"
+    found["move"] = f"move {one(visit.held or names)} to {one(vessels)}"
+    if names:
+        found["pick up"] = f"pick up {one(names)}"
+        found["switch"] = f"{rng.choice(('open', 'close', 'activate', 'deactivate'))} {one(names)}"
+    if "thermometer" in around:
+        found["use"] = f"use thermometer on {one(around)}"
+    if any(thing.within for thing in things):
+        found["pour"] = f"pour {one(_vessels(visit))} in {one(vessels)}"
+        found["mix"] = f"mix {one(_vessels(visit))}"
+    if ends := _ends(names):
+        found["connect"] = f"connect {rng.choice(ends)} to {rng.choice(ends)}"
+    return found
+
+
+def _vessels(visit: Visit) -> list[str]:
+    """Return vessels as actions name them, by what is in them: "cup containing red paint"."""
+    holders = {thing.within: thing.name for thing in visit.things if thing.within}
+    full = [f"{holder.split()[-1]} containing {content}" for holder, content in holders.items()]
+    empty = [f"{thing.name.split()[-1]} containing nothing" for thing in visit.things if thing.empty]
+    return [*full, *empty]
+
+
+def _ends(names: Iterable[str]) -> list[str]:
+    """Return what can be connected: ends of wires, and of what runs on electricity or gives it."""
+    wires = [f"{name} terminal {end}" for name in names if name.endswith(" wire") for end in (1, 2)]
+    parts = [name for name in names if re.search(r"battery|bulb|motor|buzzer|generator|solar panel", name)]
+    return [*wires, *(f"{end} in {part}" for part in parts for end in ("anode", "cathode"))] if wires else []
+
+
+_KEPT = frozenset((
+    "a", "agent", "air", "an", "and", "animal", "animals", "are", "around", "art", "bathroom", "battery", "bedroom",
+    "box", "called", "containing", "cup", "door", "door", "egg", "flower", "foundry", "greenhouse", "hallway", "here",
+    "in", "is", "juvenile", "kitchen", "living", "nothing", "of", "on", "outside", "plant", "pot", "room", "stage",
+    "studio", "substance", "the", "thing", "thermometer", "tree", "unknown", "wire", "with", "workshop",
+))  # fmt: skip
+"""Words that mean the same whatever things are called."""
+
+
+def _renamed(walked: Walk, rng: random.Random) -> Walk:
+    """Put made-up words in the place of some that name things, and other degrees in the place of the real ones.
+
+    Who reads it must copy them as they stand: what is in other tasks is in no corpus.
+    """
+    texts = [walked.task, *chain.from_iterable(walked.turns)]
+    visit, words = Visit(walked.task), dict[str, None]()
+    for action, text in walked.turns:
+        visit.read(action, text)
+        words |= dict.fromkeys(word for thing in visit.things for word in re.findall(r"[a-z]{3,}", thing.name))
+    chosen = [word for word in words if word not in _KEPT and rng.random() < 0.5]
+    if chosen:
+        texts = [*map(Renaming(re.compile(rf"\b(?:{'|'.join(chosen)})\b", re.I), lambda: made_up_word(rng)), texts)]
+    degrees = Renaming(_DEGREES, lambda: str(rng.randint(-100, 300)))
+    task, *rest = map(degrees, texts)
+    return Walk(task, [Turn(*turn) for turn in zip(rest[::2], rest[1::2], strict=True)])
+
+
+_DEGREES = re.compile(r"(?<=above )-?\d+(?=\.0 degrees)|(?<=below )-?\d+(?=\.0 degrees)|(?<=temperature of )-?\d+")
+
+
+def conversations(specs: Sequence[tuple[int, TaskSpec]], settings: Mapping[str, Any], seed: int) -> list[Conversation]:
+    """Walk through numbered tasks and tell each walk `tellings` times."""
+    found = []
+    for number, spec in specs:
+        walked = walk(_env(), spec, settings["max_steps"], random.Random(derive_seed(seed, "walk", number)))
+        for telling in range(settings["tellings"]):
+            found.append(tell(walked, settings, random.Random(derive_seed(seed, "telling", number, telling))))
+    return found
+
+
+def schedule(walks: int, seed: int) -> list[tuple[int, TaskSpec]]:
+    """Number the tasks of a corpus: as many walks in each type, through all of its tasks before one comes again."""
+    by_type: dict[str, list[TaskSpec]] = {}
+    for spec in specs():
+        by_type.setdefault(spec.category, []).append(spec)
+    chosen = []
+    for name, several in by_type.items():
+        rng = random.Random(derive_seed(seed, "tasks", name))
+        orders = chain.from_iterable(rng.sample(several, len(several)) for _ in range(walks // len(several) + 1))
+        chosen.append([spec for spec, _ in zip(orders, range(walks), strict=False)])
+    return list(enumerate(chain.from_iterable(zip(*chosen, strict=True))))
+
+
+@cache
+def _env() -> SciworldEnv:
+    """Return this process's own simulator."""
+    return SciworldEnv({})
+
+
+def _told(settings: Mapping[str, Any], seed: int) -> Iterator[list[Conversation]]:
+    """Yield the conversations of a corpus in the order of its schedule, made by `processes` simulators."""
+    tasks = schedule(settings["walks"], seed)
+    pieces = [tasks[start : start + _PIECE] for start in range(0, len(tasks), _PIECE)]
+    with ProcessPoolExecutor(settings["processes"], get_context("spawn")) as pool:
+        yield from pool.map(partial(conversations, settings=settings, seed=seed), pieces)
+
+
+_PIECE = 20
+"""Walks that a process is given at a time."""
+
+
+def main() -> None:
+    """Write the corpus, one conversation a line."""
+    params = yaml.safe_load(Path("pretrain/params.yaml").read_text())["sciworld"]
+    OUT.parent.mkdir(parents=True, exist_ok=True)
+    temporary, count = OUT.with_suffix(".tmp"), 0
+    with temporary.open("w") as out:
+        for several in _told(params["corpus"], params["seed"]):
+            out.writelines(json.dumps(messages) + "\n" for messages in several)
+            count += len(several)
+            logger.info("conversations=%d", count)
+    temporary.replace(OUT)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    main()
