@@ -27,7 +27,7 @@ from pretrain.conversations import Conversation, Renaming, made_up_word
 from pretrain.sciworld.exercises import draw, remark
 from pretrain.sciworld.world import ROOMS, Visit, specs
 from qlass.envs.sciworld import DEFINITION
-from qlass.envs.sciworld.adapter import NOT_UNDERSTOOD, SciworldEnv, normalise_action
+from qlass.envs.sciworld.adapter import SciworldEnv, normalise_action
 from qlass.prompts import render_reply
 from qlass.records import TaskSpec
 from qlass.seeds import derive_seed
@@ -35,9 +35,6 @@ from qlass.seeds import derive_seed
 logger = logging.getLogger(__name__)
 
 OUT = Path("pretrain/data/sciworld/corpus.jsonl")
-
-REFUSALS = (NOT_UNDERSTOOD, "Ambiguous request:", "Unknown action.")
-"""How the answer to an action begins that was not executed."""
 
 _TASTE = {
     "look": 1.0,
@@ -188,10 +185,10 @@ def _ends(names: Iterable[str]) -> list[str]:
 
 
 _KEPT = frozenset((
-    "a", "agent", "air", "an", "and", "animal", "animals", "are", "around", "art", "bathroom", "battery", "bedroom",
-    "box", "called", "containing", "cup", "door", "door", "egg", "flower", "foundry", "greenhouse", "hallway", "here",
-    "in", "is", "juvenile", "kitchen", "living", "nothing", "of", "on", "outside", "plant", "pot", "room", "stage",
-    "studio", "substance", "the", "thing", "thermometer", "tree", "unknown", "wire", "with", "workshop",
+    "adult", "agent", "air", "animal", "animals", "around", "art", "baby", "bathroom", "battery", "bedroom", "box",
+    "caterpillar", "containing", "cup", "door", "egg", "flower", "foundry", "greenhouse", "hallway", "hatchling",
+    "juvenile", "kitchen", "larva", "living", "nothing", "outside", "plant", "pot", "pupa", "room", "stage", "studio",
+    "substance", "tadpole", "the", "thing", "thermometer", "tree", "unknown", "wire", "workshop",
 ))  # fmt: skip
 """Words that mean the same whatever things are called."""
 

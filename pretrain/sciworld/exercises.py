@@ -67,8 +67,9 @@ def _needed(visit: Visit, _rng: random.Random) -> Asked:
     return [("What do I need?", needed(visit.task))]
 
 
-def _must_focus(visit: Visit, _rng: random.Random) -> Asked:
-    return [("What must I focus on?", listed(to_focus_on(visit.task)))]
+def _must_focus(visit: Visit, _rng: random.Random) -> Asked | None:
+    things = to_focus_on(visit.task)
+    return [("What must I focus on?", listed(things))] if "thing" not in things else None
 
 
 def _box(visit: Visit, _rng: random.Random) -> Asked | None:

@@ -142,7 +142,7 @@ class SciworldExpert:
                     return f"What do I need? {needed(self._task)}. Which {name} are here? {there}. One is {thing}."
             return f"What do I need? {needed(self._task)}. Is {thing} here? yes."
         if self._made() == thing:
-            return f"Is there {thing} now? yes."
+            return f"It is {thing} now."
         there = f"Do I have {thing}? yes." if thing in self._held else f"Is {thing} here? yes."
         return f"What must I focus on? {', '.join(to_focus_on(self._task))}. {self._looking_at()} {there}"
 
@@ -173,7 +173,7 @@ class SciworldExpert:
     def _pouring(self, what: str, goal: str) -> str:
         first = not self._path[self._step - 1].startswith("pour ")
         into = f" What is empty here? {', '.join(empty_in(self._read)) or 'none'}." if first else ""
-        return f"{self._made()} needs {what}. Is {what} here? yes.{into} I pour it into {goal}."
+        return f"What do I need? {self._made()}. It needs {what}. Is {what} here? yes.{into} I pour it into {goal}."
 
     def _holding(self) -> str:
         return f"What do I have? {', '.join(self._held) or 'none'}."
