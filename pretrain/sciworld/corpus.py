@@ -84,7 +84,7 @@ def walk(env: SciworldEnv, spec: TaskSpec, max_steps: int, rng: random.Random) -
         text, _, over, _, _ = env.step(action)
         turns.append(Turn(action, text))
         visit.read(action, text)
-        seen += [thing.name for thing in visit.things if thing.name not in seen]
+        seen += [name for name in visit.names if name not in seen and name not in _NO_THINGS]
         if over:
             break
     return Walk(task, turns)
@@ -113,8 +113,7 @@ def tell(walked: Walk, settings: Mapping[str, Any], rng: random.Random) -> Conve
         visit.read(action, text)
         most = settings["questions"] if action == "look around" else 2
         messages.ask(draw(visit, rng) for _ in range(rng.randint(0, most)))
-    if messages[-1][0] == "user":
-        messages.ask([draw(visit, rng)])
+    messages.ask(draw(visit, rng) for _ in range(rng.randint(1, settings["questions"])))
     return messages
 
 
@@ -133,55 +132,64 @@ def _choose(visit: Visit, taste: Mapping[str, float], seen: Sequence[str], rng: 
 
 def _possible(visit: Visit, seen: Sequence[str], rng: random.Random) -> dict[str, str]:
     """Return an action of each kind that what was read allows."""
-    things = visit.things
-    names = [thing.name for thing in things if thing.name not in ("agent", "air", "ground", "nothing")]
-    names = [name for name in names if names.count(name) == 1 and not name.endswith("door")]
-    found = {
-        "look": "look around",
-        "teleport": f"teleport to {rng.choice([room for room in ROOMS if room != visit.room])}",
-        "wait": "wait1",
-        "inventory": "inventory",
-    }
-    if not (names or visit.held):
-        return found
 
     def one(of: Sequence[str]) -> str:
-        if seen and rng.random() < _SLIP:
-            return rng.choice(seen)
         caught = [name for name in of if name in visit.task]
         return rng.choice(caught if caught and rng.random() < _CAUGHT else of)
 
-    around = [*names, *visit.held]
-    vessels = [*_vessels(visit), *names] or around
-    found["focus"] = f"focus on {one(around)}"
-    found["inspect"] = f"look {rng.choice(('at', 'in'))} {one(around)}"
-    found["move"] = f"move {one(visit.held or names)} to {one(vessels)}"
+    def thing(of: Sequence[str]) -> str:
+        return rng.choice(seen) if seen and rng.random() < _SLIP else one(of)
+
+    found = {
+        "look": "look around",
+        "teleport": f"teleport to {one([room for room in ROOMS if room != visit.room])}",
+        "wait": "wait1",
+        "inventory": "inventory",
+    }
+    names = [name for name in visit.names if name not in _NO_THINGS]
+    around = [*names, *(name for name in visit.held if name not in names)]
+    if not around:
+        return found
+    vessels = _vessels(visit)
+    goals = [name for name in names if name in {part.within for part in visit.things} or name.endswith(" box")]
+    found["focus"] = f"focus on {thing(around)}"
+    found["inspect"] = f"look {rng.choice(('at', 'in'))} {thing(around)}"
     if names:
-        found["pick up"] = f"pick up {one(names)}"
-        found["switch"] = f"{rng.choice(('open', 'close', 'activate', 'deactivate'))} {one(names)}"
+        found["pick up"] = f"pick up {thing(names)}"
+        found["switch"] = f"{rng.choice(('open', 'close', 'activate', 'deactivate'))} {thing(names)}"
+    if goals:
+        found["move"] = f"move {thing(visit.held or names)} to {thing(goals)}"
     if "thermometer" in around:
-        found["use"] = f"use thermometer on {one(around)}"
-    if any(thing.within for thing in things):
-        found["pour"] = f"pour {one(_vessels(visit))} in {one(vessels)}"
-        found["mix"] = f"mix {one(_vessels(visit))}"
-    if ends := _ends(names):
-        found["connect"] = f"connect {rng.choice(ends)} to {rng.choice(ends)}"
+        found["use"] = f"use thermometer on {thing(around)}"
+    if vessels:
+        found["pour"] = f"pour {thing(vessels)} in {thing([*vessels, *goals])}"
+        found["mix"] = f"mix {thing(vessels)}"
+    if "circuit" in visit.task and (wires := [name for name in names if name.endswith(" wire")]):
+        found["connect"] = f"connect {one(_poles(names) or wires)} to {one(wires)} terminal {rng.choice((1, 2))}"
     return found
 
 
+_NO_THINGS = frozenset(("agent", "air", "drain", "ground", "white pillow"))
+"""Names in lists that actions do not reach by this name, or of what is everywhere."""
+
+
 def _vessels(visit: Visit) -> list[str]:
-    """Return vessels as actions name them, by what is in them: "cup containing red paint"."""
-    holders = {thing.within: thing.name for thing in visit.things if thing.within}
-    full = [f"{holder.split()[-1]} containing {content}" for holder, content in holders.items()]
-    empty = [f"{thing.name.split()[-1]} containing nothing" for thing in visit.things if thing.empty]
-    return [*full, *empty]
+    """Return vessels as actions name them, by what is in them ("cup containing red paint"), where that is one alone."""
+    contents = {
+        thing.name: [part.name for part in visit.things if part.within == thing.name] for thing in visit.things
+    }
+    several = [
+        f"{thing.name.split()[-1]} containing {' and '.join(contents[thing.name]) or 'nothing'}"
+        for thing in visit.things
+        if thing.name.split()[-1] in ("bowl", "cup", "jar", "jug") and (thing.empty or contents[thing.name])
+    ]
+    return [vessel for vessel in several if several.count(vessel) == 1]
 
 
-def _ends(names: Iterable[str]) -> list[str]:
-    """Return what can be connected: ends of wires, and of what runs on electricity or gives it."""
-    wires = [f"{name} terminal {end}" for name in names if name.endswith(" wire") for end in (1, 2)]
+def _poles(names: Iterable[str]) -> list[str]:
+    """Return the poles of what runs on electricity or gives it."""
     parts = [name for name in names if re.search(r"battery|bulb|motor|buzzer|generator|solar panel", name)]
-    return [*wires, *(f"{end} in {part}" for part in parts for end in ("anode", "cathode"))] if wires else []
+    return [f"{pole} in {part}" for part in parts for pole in ("anode", "cathode")]
 
 
 _KEPT = frozenset((

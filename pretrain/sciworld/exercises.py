@@ -34,13 +34,27 @@ Ask = Callable[[Visit, random.Random], Asked | None]
 
 
 def draw(visit: Visit, rng: random.Random) -> Exercise:
-    """Draw a question about what was read."""
+    """Draw a question about what was read; most of those that find nothing are drawn again."""
     while True:
         groups = (TASK, HERE, MEMORY) if visit.listing else (TASK, MEMORY)
-        asks = rng.choices(groups, (3, 6, 2) if visit.listing else (3, 2))[0]
-        kind = rng.choice(list(asks))
-        if asked := asks[kind](visit, rng):
+        asks = rng.choices(groups, (2, 6, 2) if visit.listing else (3, 2))[0]
+        kind = rng.choices(list(asks), [_RARE.get(kind, 1.0) for kind in asks])[0]
+        asked = asks[kind](visit, rng)
+        if asked and (asked[-1][1] != "none" or rng.random() < _NOTHING):
             return Exercise(kind, asked[-1][0], said(asked))
+
+
+_RARE = {
+    "is it above the limit": 4.0,
+    "which box is for which side": 2.0,
+    "which animal lives longest or shortest": 5.0,
+    "which wires were connected": 3.0,
+    "what was measured": 3.0,
+    "what was focused on": 2.0,
+}
+"""Weights of questions that few texts give a reason for; others have 1."""
+_NOTHING = 0.15
+"""Share of the questions without an answer that are asked all the same."""
 
 
 def remark(visit: Visit, rng: random.Random) -> str:
@@ -191,8 +205,10 @@ def _have(visit: Visit, _rng: random.Random) -> Asked:
     return [("What do I have?", listed(visit.held))]
 
 
-def _do_i_have(visit: Visit, rng: random.Random) -> Asked:
+def _do_i_have(visit: Visit, rng: random.Random) -> Asked | None:
     others = [*to_focus_on(visit.task), *(thing.name for thing in visit.things), rng.choice(_ELSEWHERE)]
+    if not visit.held and rng.random() > _NOTHING:
+        return None
     name = rng.choice(visit.held if visit.held and rng.random() < 0.6 else others)
     return [(f"Do I have {name}?", yes(name in visit.held))]
 

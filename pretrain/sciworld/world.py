@@ -101,6 +101,12 @@ class Visit:
         return things_in(self.listing)
 
     @property
+    def names(self) -> list[str]:
+        """Names in the newest list that stand there once: an action that names one means one thing."""
+        names = [thing.name for thing in self.things]
+        return [name for name in names if names.count(name) == 1]
+
+    @property
     def animals(self) -> list[str]:
         """Names of the animals in the newest list, each once."""
         return list(dict.fromkeys(animals_in(self.listing)))
