@@ -96,7 +96,7 @@ class Visit:
             self.readings.append(found[1])
 
     @property
-    def things(self) -> list[Thing]:
+    def things(self) -> tuple[Thing, ...]:
         """Everything that the newest list names."""
         return things_in(self.listing)
 

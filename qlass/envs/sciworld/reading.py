@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 _KIND = re.compile(r"Your task is to find a\(n\) (.+?)\. First")
@@ -34,10 +35,11 @@ class Thing(NamedTuple):
     empty: bool
 
 
-def things_in(listing: str) -> list[Thing]:
+@lru_cache(maxsize=64)
+def things_in(listing: str) -> tuple[Thing, ...]:
     """Return all that a list of what is around names, in its order; doors lead elsewhere and are not among them."""
     lines = [line.strip() for line in listing.splitlines() if line.startswith("\t")]
-    return [thing for line in lines if not line.startswith("A door to ") for thing in _read(line, "")]
+    return tuple(thing for line in lines if not line.startswith("A door to ") for thing in _read(line, ""))
 
 
 def wires_in(listing: str) -> list[str]:
