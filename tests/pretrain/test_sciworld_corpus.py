@@ -97,7 +97,7 @@ def place(room: str) -> str:
 
 
 def plain(line: str) -> str:
-    return re.sub(r"^(an?|the) ", "", re.split(r"[.,(]| in the \w+ stage", line)[0].strip()).removeprefix(
+    return re.sub(r"^(an?|the|A) ", "", re.split(r"[.,(]| in the \w+ stage", line)[0].strip()).removeprefix(
         "substance called "
     )
 
