@@ -3,8 +3,8 @@
 The path is all that it knows beyond an agent (see `qlass.envs.sciworld.golden`). Its thoughts name what is needed, ask
 what a small reader can answer, and decide (as in `alfworld.expert`): "Which animals are here? adult bee, dove egg.
 Which lives longest? dove egg. I focus on it." Their questions are those of the reader's exercises
-(`pretrain.sciworld.exercises`; a test compares them). They are made of the text of the task, the observations so far, and the
-action.
+(`pretrain.sciworld.exercises`; a test compares them). They are made of the text of the task, the observations so far,
+and the action.
 """
 
 from __future__ import annotations
