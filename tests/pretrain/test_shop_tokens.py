@@ -219,6 +219,8 @@ def test_a_reading_counts_an_answer_where_all_its_tokens_are_likely(tokenizer: P
 
 
 def test_recipes_read_their_own_settings() -> None:
-    household, shop = RECIPES["household"].params(), RECIPES["shop"].params()
-    assert Path(household["out"]).parent != Path(shop["out"]).parent  # corpora, tokenizers and checkpoints stand there
-    assert household.keys() - {"shop"} == shop.keys()
+    household, *others = (RECIPES[name].params() for name in ("household", "shop", "sciworld"))
+    folders = {Path(params["out"]).parent for params in (household, *others)}
+    assert len(folders) == 3  # corpora, tokenizers and checkpoints stand there
+    for params in others:
+        assert household.keys() - {"shop", "sciworld"} == params.keys()

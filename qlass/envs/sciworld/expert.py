@@ -87,7 +87,11 @@ class SciworldExpert:
         """Return the reason for an action."""
         verb, _, rest = action.partition(" ")
         if action == LOOK:
-            return f"I am {inside(self._room)}. I look around." if self._room else "Where am I? I look around."
+            return (
+                f"I am {inside(self._room)}. I look around."
+                if self._room
+                else "I do not know where I am. I look around."
+            )
         if action.startswith(TELEPORT):
             return f"{self._destination(action.removeprefix(TELEPORT))} I teleport there."
         if action.startswith("focus on "):
