@@ -209,7 +209,7 @@ def exercises_of(messages: Conversation):
 
 def chain_of(text: str) -> list[tuple[str, str]]:
     """Cut what was said into questions and answers."""
-    return re.findall(r"([A-Z][^?]*\?) (.+?)\.(?= [A-Z][a-z]+ |$)", text)
+    return re.findall(r"([A-Z][^?]*\?) (.+?)\.(?= [A-Z]|$)", text)
 
 
 def checked(question: str, answer: str, past: Past) -> bool:
