@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import re
+import statistics
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,12 +21,14 @@ import torch
 import yaml
 from transformers import PreTrainedModel
 
+from pretrain.conversations import Conversation
 from pretrain.corpus import play_game
 from qlass.envs.alfworld import panels
 from qlass.envs.alfworld.engine import NOTHING_HAPPENS
-from qlass.models.folders import load_checked_tokenizer, load_model
-from qlass.prompts import ChatFormat, load_chat_format, parse_reply
-from qlass.records import Message
+from qlass.envs.core.base import EnvDefinition, TextEnv
+from qlass.models.folders import load_checked_tokenizer, load_model, load_tokenizer
+from qlass.prompts import ChatFormat, load_chat_format, parse_reply, render_reply
+from qlass.records import Message, TaskSpec
 from qlass.training.core.attention import choose_attention
 
 KINDS = {
@@ -99,6 +103,50 @@ def print_table(found: Mapping[str, tuple[int, int]]) -> None:
     print("| question | right | asked |\n|---|---|---|")
     for kind, (right, asked) in found.items():
         print(f"| {kind} | {100 * right / asked:.0f} % | {asked} |")
+
+
+def ask(folder: Path, conversations: Iterable[Conversation]) -> dict[str, tuple[int, int]]:
+    """Return (right, asked) by kind of exercise; those that are answered with yes, no or none get rows of their own."""
+    model, chat = load_reader(folder)
+    found: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    for messages in conversations:
+        reading = read(model, chat, messages)
+        for number, kind in messages.kinds.items():
+            word = re.search(r"(?:^|\? )(yes|no|none)\.?$", messages[number][1])
+            row = f"{kind}: {word[1]}" if word else kind
+            found[row][0] += reading.right(number)
+            found[row][1] += 1
+    return {kind: (right, asked) for kind, (right, asked) in sorted(found.items())}
+
+
+def expert_episode(env: TextEnv, definition: EnvDefinition, spec: TaskSpec, max_steps: int) -> tuple[Message, ...]:
+    """Play one of the expert's episodes, actions in their normal form."""
+    expert = definition.make_expert(spec, 0)
+    observation, _ = env.reset(spec)
+    messages = [Message("system", definition.instruction), Message("user", observation)]
+    for _ in range(max_steps):
+        thought, action = expert.act(observation)
+        messages.append(Message("assistant", render_reply(thought, definition.normalise_action(action))))
+        observation, _, terminated, _, _ = env.step(action)
+        if terminated:
+            break
+        messages.append(Message("user", observation))
+    return tuple(messages)
+
+
+def print_lengths(folder: Path, definition: EnvDefinition, tasks: int) -> None:
+    """Print the tokens of the expert's episodes under the options of params.yaml, by split."""
+    chat = load_chat_format("qlass", load_tokenizer(folder))
+    params = yaml.safe_load(Path("params.yaml").read_text())["envs"][definition.name]
+    env = definition.make(params["options"])
+    print("| split | median | 95th percentile | longest |\n|---|---|---|---|")
+    for split in ("train", "test_seen", "test_unseen"):
+        specs = itertools.islice(definition.panels(params["options"], split, 0), tasks)
+        episodes = (expert_episode(env, definition, spec, params["max_steps"]) for spec in specs)
+        lengths = [sum(map(len, chat.segments(messages))) for messages in episodes]
+        median, longest = statistics.median(lengths), max(lengths)
+        print(f"| {split} | {median:.0f} | {statistics.quantiles(lengths, n=20)[-1]:.0f} | {longest} |")
+    env.close()
 
 
 def measure(folder: Path, games: int) -> dict[str, tuple[int, int]]:

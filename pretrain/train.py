@@ -2,6 +2,7 @@
 
     python -m pretrain.train          # models/reader-3m
     python -m pretrain.train shop     # models/reader-shop-5m
+    python -m pretrain.train sciworld
 
 Stops at `train.tokens`; a killed run with unchanged settings continues from its last checkpoint. The model starts with
 an induction circuit (`pretrain/circuit.py`), and batches are small: with large ones and the same tokens copying hardly appears.
@@ -35,6 +36,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from pretrain.alphabet import BLANK, SPECIAL, split_on
 from pretrain.circuit import Codes, install_induction
+from pretrain.sciworld import tokens as sci_tokens
 from pretrain.shop import tokens as shop_tokens
 from qlass import processes
 from qlass.envs.alfworld.engine import NOTHING_HAPPENS
@@ -102,7 +104,13 @@ class Row(NamedTuple):
     weights: torch.Tensor
 
 
-def encode(conversations: list[list[Message]], chat: ChatFormat, max_length: int, user_weight: float) -> list[Row]:
+def encode(
+    conversations: list[list[Message]],
+    chat: ChatFormat,
+    max_length: int,
+    user_weight: float,
+    refusals: tuple[str, ...] = (NOTHING_HAPPENS,),
+) -> list[Row]:
     """Encode each conversation, cut at `max_length` tokens.
 
     The player's slips are there to be foreseen, not to be imitated: a refused reply is read, and what follows it is
@@ -113,6 +121,7 @@ def encode(conversations: list[list[Message]], chat: ChatFormat, max_length: int
         chat: how messages become tokens.
         max_length: of a row, in tokens.
         user_weight: of the tokens of observations and questions; those of replies and answers have 1.
+        refusals: how the answer to a refused reply begins.
     """
     rows = []
     for conversation in conversations:
@@ -121,7 +130,7 @@ def encode(conversations: list[list[Message]], chat: ChatFormat, max_length: int
         answers = [message.content for message in conversation[1:]] + [""]
         for message, answer, segment in zip(conversation, answers, chat.segments(tuple(conversation)), strict=True):
             ids += segment
-            refused = message.role == "assistant" and answer == NOTHING_HAPPENS
+            refused = message.role == "assistant" and answer.startswith(refusals)
             weights += [0.0 if refused else 1.0 if message.role == "assistant" else user_weight] * len(segment)
         rows.append(Row(torch.tensor(ids[:max_length], dtype=torch.int32), torch.tensor(weights[:max_length])))
     return rows
@@ -211,11 +220,13 @@ class Recipe(NamedTuple):
         key: of pretrain/params.yaml where its settings stand; empty for the top.
         train_tokenizer: from a corpus and the settings `tokenizer`.
         codes: tokens that start alike.
+        refusals: how the answer to a refused reply begins.
     """
 
     key: str
     train_tokenizer: Callable[[list[list[Message]], dict[str, int]], PreTrainedTokenizerFast]
     codes: Callable[[PreTrainedTokenizerFast], Codes]
+    refusals: tuple[str, ...] = (NOTHING_HAPPENS,)
 
     def params(self) -> dict[str, Any]:
         """Read the settings."""
@@ -235,7 +246,8 @@ def work(rank: int, name: str, params: dict[str, Any], meeting: str) -> None:
     conversations = load_corpus(out.with_name("corpus.jsonl"))
     tokenizer = PreTrainedTokenizerFast.from_pretrained(out.with_name("tokenizer"))
     chat = load_chat_format("qlass", tokenizer)
-    rows = encode(conversations, chat, params["train"]["max_length"], params["train"]["user_weight"])
+    settings = params["train"]
+    rows = encode(conversations, chat, settings["max_length"], settings["user_weight"], RECIPES[name].refusals)
     lengths = [len(row.ids) for row in rows]
     logger.info("conversations=%d tokens=%d longest=%d", len(rows), sum(lengths), max(lengths))
     if start := params["train"]["start"]:
@@ -330,6 +342,7 @@ def names_of(tokenizer: PreTrainedTokenizerFast) -> list[tuple[int, int, int]]:
 RECIPES = {
     "household": Recipe("", train_tokenizer, lambda tokenizer: Codes(names_of(tokenizer))),
     "shop": Recipe("shop", shop_tokens.train_tokenizer, shop_tokens.codes_of),
+    "sciworld": Recipe("sciworld", sci_tokens.train_tokenizer, sci_tokens.codes_of, sci_tokens.REFUSALS),
 }
 
 

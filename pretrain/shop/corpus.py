@@ -19,8 +19,9 @@ from typing import Any
 
 import yaml
 
+from pretrain.conversations import Conversation, Renaming, made_up_word
 from pretrain.shop.exercises import draw, remark
-from pretrain.shop.recall import made_up_id, made_up_word, recall_conversation
+from pretrain.shop.recall import made_up_id, recall_conversation
 from pretrain.shop.world import Visit, Wanted, World, open_world
 from qlass.envs.webshop import DEFINITION
 from qlass.envs.webshop.adapter import normalise_action
@@ -46,21 +47,6 @@ _TASTE = {
 }
 """How gladly a random player does what, on average."""
 _BUTTONS = {name.lower(): name for name in _TASTE}
-
-
-class Conversation(list[tuple[str, str]]):
-    """Messages as (role, text); `kinds` names the exercise that a message answers, by the message's number."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.kinds: dict[int, str] = {}
-
-    def ask(self, visit: Visit, count: int, rng: random.Random) -> None:
-        """Add exercises about the newest page, each once."""
-        for exercise in dict.fromkeys(draw(visit, rng) for _ in range(count)):
-            self.append(("user", exercise.question))
-            self.kinds[len(self)] = exercise.kind
-            self.append(("assistant", exercise.answer))
 
 
 def play(world: World, goal: int, settings: dict[str, Any], rng: random.Random) -> Conversation:
@@ -117,12 +103,12 @@ def _tell(visit: Visit, actions: list[str], questions: int, rng: random.Random) 
     talkative, curious = rng.choice((0.0, 0.5, 1.0)), rng.choice((0, questions // 2, questions))
     for action in actions:
         most = curious if visit.state.place != "index" else min(curious, 1)
-        messages.ask(visit, rng.randint(0, most), rng)
+        messages.ask(draw(visit, rng) for _ in range(rng.randint(0, most)))
         thought = _thought(visit, action, rng) if rng.random() < talkative else ""
         messages.append(("assistant", render_reply(thought, action)))
         messages.append(("user", visit.act(action)))
     if visit.state.place != "done":
-        messages.ask(visit, rng.randint(1, questions), rng)
+        messages.ask(draw(visit, rng) for _ in range(rng.randint(1, questions)))
     return messages
 
 
@@ -140,18 +126,9 @@ def _rename(messages: Conversation, wanted: Wanted, rng: random.Random) -> None:
 
 
 def _put(messages: Conversation, pattern: re.Pattern[str], make_up: Callable[[], str]) -> None:
-    """Replace what matches throughout a conversation: equals by equals, different ones by different ones."""
-    new: dict[str, str] = {}
-
-    def replace(found: re.Match[str]) -> str:
-        old = found[0].lower()
-        while old not in new:
-            word = make_up()
-            if word not in new.values():
-                new[old] = word
-        return new[old][0].upper() + new[old][1:] if found[0][0].isupper() else new[old]
-
-    messages[1:] = [(role, pattern.sub(replace, text)) for role, text in messages[1:]]
+    """Replace what matches throughout a conversation."""
+    renaming = Renaming(pattern, make_up)
+    messages[1:] = [(role, renaming(text)) for role, text in messages[1:]]
 
 
 _FIXED = frozenset((

@@ -8,28 +8,13 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import NamedTuple
 
+from pretrain.conversations import Exercise, listed, yes
 from pretrain.shop.world import Visit, dollars, prices, stated
 from qlass.envs.webshop.catalogue import Product
 from qlass.envs.webshop.generate.vocabulary import Attribute, vocabulary
-
-
-class Exercise(NamedTuple):
-    """A question.
-
-    Attributes:
-        kind: what it asks for, a row of the measurement.
-        question: its words.
-        answer: the right one.
-    """
-
-    kind: str
-    question: str
-    answer: str
-
 
 Ask = Callable[[Visit, random.Random], tuple[str, str] | None]
 """Draws a question and its answer; None where the page gives no reason for it."""
@@ -69,11 +54,11 @@ def _thing(visit: Visit, _rng: random.Random) -> tuple[str, str]:
 
 
 def _properties(visit: Visit, _rng: random.Random) -> tuple[str, str]:
-    return "Which properties do you need?", _listed(one.bare for one in visit.wanted.attributes)
+    return "Which properties do you need?", listed(one.bare for one in visit.wanted.attributes)
 
 
 def _options(visit: Visit, _rng: random.Random) -> tuple[str, str]:
-    return "Which options do you need?", _listed(visit.wanted.options)
+    return "Which options do you need?", listed(visit.wanted.options)
 
 
 def _cap(visit: Visit, _rng: random.Random) -> tuple[str, str]:
@@ -83,7 +68,7 @@ def _cap(visit: Visit, _rng: random.Random) -> tuple[str, str]:
 
 def _needed(visit: Visit, rng: random.Random) -> tuple[str, str]:
     attribute = _some_attribute(visit, rng)
-    return f"Do you need {attribute.bare}?", _yes(attribute in visit.wanted.attributes)
+    return f"Do you need {attribute.bare}?", yes(attribute in visit.wanted.attributes)
 
 
 def _instruction(visit: Visit, _rng: random.Random) -> tuple[str, str]:
@@ -94,7 +79,7 @@ def _instruction(visit: Visit, _rng: random.Random) -> tuple[str, str]:
 
 
 def _listed_ids(visit: Visit, _rng: random.Random) -> tuple[str, str]:
-    return "Which ids are listed?", _listed(product.asin for product in visit.listed())
+    return "Which ids are listed?", listed(product.asin for product in visit.listed())
 
 
 def _nth_id(visit: Visit, rng: random.Random) -> tuple[str, str] | None:
@@ -118,7 +103,7 @@ def _is_listed(visit: Visit, rng: random.Random) -> tuple[str, str]:
         rng.choice(visit.world.shop.catalogue.products).asin
     ]
     asin = rng.choice(ids) if ids and rng.random() < 0.5 else rng.choice(others)
-    return f"Is {asin} listed?", _yes(asin in ids)
+    return f"Is {asin} listed?", yes(asin in ids)
 
 
 def _unopened(visit: Visit, _rng: random.Random) -> tuple[str, str]:
@@ -165,7 +150,7 @@ def _all_below(visit: Visit, _rng: random.Random) -> tuple[str, str] | None:
     if cap is None:
         return None
     below = [product.asin for product in visit.listed() if prices(product)[0] < cap]
-    return f"Which ids are below {dollars(cap)}?", _listed(below)
+    return f"Which ids are below {dollars(cap)}?", listed(below)
 
 
 def _title(visit: Visit, rng: random.Random) -> tuple[str, str] | None:
@@ -176,7 +161,7 @@ def _title(visit: Visit, rng: random.Random) -> tuple[str, str] | None:
 def _id_of_title(visit: Visit, rng: random.Random) -> tuple[str, str] | None:
     if product := _hit(visit, rng):
         same = [other.asin for other in visit.listed() if other.title == product.title]
-        return f"Which id has the title {product.title}?", _listed(same)
+        return f"Which id has the title {product.title}?", listed(same)
     return None
 
 
@@ -189,12 +174,12 @@ def _kind(visit: Visit, rng: random.Random) -> tuple[str, str] | None:
     if not chosen:
         return None
     product = rng.choice(chosen)
-    return f"Is {product.asin} a {visit.wanted.thing}?", _yes(product.query == label)
+    return f"Is {product.asin} a {visit.wanted.thing}?", yes(product.query == label)
 
 
 def _kinds(visit: Visit, _rng: random.Random) -> tuple[str, str]:
     right = [product.asin for product in visit.listed() if product.query == visit.wanted.label]
-    return f"Which ids are a {visit.wanted.thing}?", _listed(right)
+    return f"Which ids are a {visit.wanted.thing}?", listed(right)
 
 
 def _in_title_of(visit: Visit, rng: random.Random) -> tuple[str, str] | None:
@@ -206,20 +191,20 @@ def _in_title_of(visit: Visit, rng: random.Random) -> tuple[str, str] | None:
     if not chosen:
         return None
     product = rng.choice(chosen)
-    return f"Is {attribute.bare} in the title of {product.asin}?", _yes(product in having)
+    return f"Is {attribute.bare} in the title of {product.asin}?", yes(product in having)
 
 
 def _found_in_title_of(visit: Visit, rng: random.Random) -> tuple[str, str] | None:
     if product := _hit(visit, rng):
         found = [one.bare for one in visit.wanted.attributes if stated(one, product.title)]
-        return f"Which of your properties are in the title of {product.asin}?", _listed(found)
+        return f"Which of your properties are in the title of {product.asin}?", listed(found)
     return None
 
 
 def _stating(visit: Visit, rng: random.Random) -> tuple[str, str]:
     attribute = _some_attribute(visit, rng, *(product.title for product in visit.listed()))
     found = [product.asin for product in visit.listed() if stated(attribute, product.title)]
-    return f"Which ids have {attribute.bare} in the title?", _listed(found)
+    return f"Which ids have {attribute.bare} in the title?", listed(found)
 
 
 # About a product's page
@@ -232,23 +217,23 @@ def _offered(visit: Visit, rng: random.Random) -> tuple[str, str]:
     value = rng.choice(values) if values and rng.random() < 0.4 else rng.choice(others)
     if rng.random() < 0.2:
         value = rng.choice(_all_values())
-    return f"Is {value} offered?", _yes(value in values)
+    return f"Is {value} offered?", yes(value in values)
 
 
 def _values(visit: Visit, rng: random.Random) -> tuple[str, str] | None:
     if not visit.offered:
         return None
     group = rng.choice(list(visit.offered))
-    return f"Which values of {group} are offered?", _listed(visit.offered[group])
+    return f"Which values of {group} are offered?", listed(visit.offered[group])
 
 
 def _groups(visit: Visit, _rng: random.Random) -> tuple[str, str]:
-    return "Which kinds of options are there?", _listed(visit.offered)
+    return "Which kinds of options are there?", listed(visit.offered)
 
 
 def _wanted_offered(visit: Visit, _rng: random.Random) -> tuple[str, str]:
     values = {value for group in visit.offered.values() for value in group}
-    return "Which of your options are offered?", _listed(one for one in visit.wanted.options if one in values)
+    return "Which of your options are offered?", listed(one for one in visit.wanted.options if one in values)
 
 
 def _wanted_value(visit: Visit, rng: random.Random) -> tuple[str, str] | None:
@@ -256,7 +241,7 @@ def _wanted_value(visit: Visit, rng: random.Random) -> tuple[str, str] | None:
     if not visit.offered:
         return None
     group = rng.choice(list(visit.offered))
-    return f"Which {group} of these do you need?", _listed(
+    return f"Which {group} of these do you need?", listed(
         value for value in visit.offered[group] if value in visit.wanted.options
     )
 
@@ -271,17 +256,17 @@ def _item_below_limit(visit: Visit, _rng: random.Random) -> tuple[str, str] | No
 
 
 def _item_kind(visit: Visit, _rng: random.Random) -> tuple[str, str]:
-    return f"Is it a {visit.wanted.thing}?", _yes(visit.product.query == visit.wanted.label)
+    return f"Is it a {visit.wanted.thing}?", yes(visit.product.query == visit.wanted.label)
 
 
 def _in_title(visit: Visit, rng: random.Random) -> tuple[str, str]:
     attribute = _some_attribute(visit, rng, visit.product.title)
-    return f"Is {attribute.bare} in the title?", _yes(stated(attribute, visit.product.title))
+    return f"Is {attribute.bare} in the title?", yes(stated(attribute, visit.product.title))
 
 
 def _found_in_title(visit: Visit, _rng: random.Random) -> tuple[str, str]:
     found = [one.bare for one in visit.wanted.attributes if stated(one, visit.product.title)]
-    return "Which of your properties are in the title?", _listed(found)
+    return "Which of your properties are in the title?", listed(found)
 
 
 # About a sub page
@@ -289,12 +274,12 @@ def _found_in_title(visit: Visit, _rng: random.Random) -> tuple[str, str]:
 
 def _stated_here(visit: Visit, rng: random.Random) -> tuple[str, str]:
     attribute = _some_attribute(visit, rng, *visit.here())
-    return f"Is {attribute.bare} stated here?", _yes(stated(attribute, *visit.here()))
+    return f"Is {attribute.bare} stated here?", yes(stated(attribute, *visit.here()))
 
 
 def _found_here(visit: Visit, _rng: random.Random) -> tuple[str, str]:
     found = [one.bare for one in visit.wanted.attributes if stated(one, *visit.here())]
-    return "Which of your properties are stated here?", _listed(found)
+    return "Which of your properties are stated here?", listed(found)
 
 
 def _where(visit: Visit, rng: random.Random) -> tuple[str, str] | None:
@@ -311,7 +296,7 @@ def _chosen(visit: Visit, _rng: random.Random) -> tuple[str, str] | None:
     """Ask for the chosen options, which no page of this mode shows."""
     if visit.state.place not in ("item", "sub"):
         return None
-    return "Which options did you choose?", _listed(value for _, value in visit.state.options)
+    return "Which options did you choose?", listed(value for _, value in visit.state.options)
 
 
 def _open(visit: Visit, _rng: random.Random) -> tuple[str, str] | None:
@@ -319,7 +304,7 @@ def _open(visit: Visit, _rng: random.Random) -> tuple[str, str] | None:
 
 
 def _opened(visit: Visit, _rng: random.Random) -> tuple[str, str] | None:
-    return ("Which products did you open?", _listed(visit.opened[:6])) if visit.opened else None
+    return ("Which products did you open?", listed(visit.opened[:6])) if visit.opened else None
 
 
 def _was_opened(visit: Visit, rng: random.Random) -> tuple[str, str] | None:
@@ -328,7 +313,7 @@ def _was_opened(visit: Visit, rng: random.Random) -> tuple[str, str] | None:
     if not asins:
         return None
     asin = rng.choice(asins)
-    return f"Did you open {asin}?", _yes(asin in visit.opened)
+    return f"Did you open {asin}?", yes(asin in visit.opened)
 
 
 def _seen_of(visit: Visit, _rng: random.Random) -> tuple[str, str] | None:
@@ -336,7 +321,7 @@ def _seen_of(visit: Visit, _rng: random.Random) -> tuple[str, str] | None:
     if not visit.state.asin:
         return None
     texts = visit.texts[visit.state.asin]
-    return "Which of your properties did you see of it?", _listed(
+    return "Which of your properties did you see of it?", listed(
         one.bare for one in visit.wanted.attributes if stated(one, *texts)
     )
 
@@ -357,7 +342,7 @@ def _possible(visit: Visit, rng: random.Random) -> tuple[str, str]:
     ]
     argument = rng.choice(there) if there and rng.random() < 0.5 else rng.choice(elsewhere)
     shown = argument.upper() if re.fullmatch(r"b0[0-9a-z]{8}", argument) else argument
-    return f"Can you click {shown}?", _yes(visit.can(argument))
+    return f"Can you click {shown}?", yes(visit.can(argument))
 
 
 INSTRUCTION: Mapping[str, Ask] = {
@@ -447,11 +432,3 @@ def _all_values() -> Sequence[str]:
 
 def _compared(price: float, cap: float) -> str:
     return f"{dollars(price)}, {'below' if price < cap else 'not below'} {dollars(cap)}"
-
-
-def _yes(right: bool) -> str:
-    return "yes" if right else "no"
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(names) or "none"

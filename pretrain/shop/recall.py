@@ -6,10 +6,10 @@ import random
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from pretrain.conversations import made_up_word
 from pretrain.shop.world import dollars
 
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-_STARTS, _VOWELS, _ENDS = "bcdfghjklmnprstvwz", "aeiou", "lnrstmdk"
 
 
 class Entry(NamedTuple):
@@ -23,12 +23,6 @@ class Entry(NamedTuple):
 def made_up_id(rng: random.Random) -> str:
     """Return ten characters in the form of an id."""
     return "B0" + "".join(rng.choices(_ALPHABET, k=8))
-
-
-def made_up_word(rng: random.Random) -> str:
-    """Return two or three syllables: so many words that none is frequent enough to become a token."""
-    syllables = (rng.choice(_STARTS) + rng.choice(_VOWELS) for _ in range(rng.randint(2, 3)))
-    return "".join(syllables) + rng.choice(_ENDS)
 
 
 def recall_conversation(words: Sequence[str], rng: random.Random) -> list[tuple[str, str]]:

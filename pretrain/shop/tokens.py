@@ -21,15 +21,14 @@ that begin a further sentence keep theirs, so what the policy writes survives.
 
 from __future__ import annotations
 
-import json
 import re
-from collections import Counter
 
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, normalizers
 from transformers import PreTrainedTokenizerFast
 
-from pretrain.alphabet import BLANK, SPECIAL, spelled, split_on
+from pretrain.alphabet import BLANK, spelled
 from pretrain.circuit import Codes
+from pretrain.words import Alphabet, forms, word_tokenizer
 from qlass.envs.webshop import DEFINITION
 from qlass.records import Message
 
@@ -92,54 +91,14 @@ def train_tokenizer(conversations: list[list[Message]], settings: dict[str, int]
     fixed = sorted({*map(_LOWER.normalize_str, FURNITURE), *prompt}, key=lambda text: (-len(text), text))
     # An id's mark behind a separator is fixed only where an id follows.
     phrases = [re.escape(text) + (r"(?=[0-9A-Z]{8}\b)" if text.endswith("B0") else "") for text in fixed]
-    split = split_on("|".join([*phrases, _WORDS]))
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = _LOWER
-    tokenizer.pre_tokenizer = split
-    tokenizer.decoder = decoders.ByteLevel()
-    texts = [message.content for conversation in conversations for message in conversation if message.role != "system"]
-    counts: Counter[str] = Counter()
-    for text in texts:
-        counts.update(part for part, _ in split.pre_tokenize_str(_LOWER.normalize_str(text)))
-    words = {word: count for word, count in counts.items() if re.fullmatch(rf"{BLANK}?[A-Za-z']+", word)}
-    frequent = sorted(word for word, count in words.items() if count >= settings["word_count"])
-    frequent += [spelled(f" {word}") for word in re.findall(r"[A-Za-z']+", WORDS)]
-    # Pieces are learned from the words themselves, each once: what rare words are made of.
-    trainer = trainers.BpeTrainer(
-        vocab_size=settings["pieces"],
-        special_tokens=SPECIAL,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator([word.replace(BLANK, " ") for word in sorted(words)], trainer)
-    described = json.loads(tokenizer.to_str())
-    described["model"]["ignore_merges"] = True  # what is a token as a whole is never made of pieces
-    vocabulary = described["model"]["vocab"]
     pairs = (a + b for a in _ALPHABET for b in _ALPHABET)
     cents = (".49", ".99", ".0", ".00")
-    whole = [
-        *map(spelled, fixed),
-        "B0",
-        f"{BLANK}B0",
-        *pairs,
-        *map(str, range(settings["numbers"])),
-        *cents,
-        *frequent,
-    ]
-    for token in whole:
-        vocabulary.setdefault(token, len(vocabulary))
-    made = Tokenizer.from_str(json.dumps(described))
-    return PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<|pad|>", eos_token="<|end|>")
+    whole = [*map(spelled, fixed), "B0", f"{BLANK}B0", *pairs, *map(str, range(settings["numbers"])), *cents]
+    return word_tokenizer(conversations, Alphabet(_LOWER, "|".join([*phrases, _WORDS]), whole, WORDS), settings)
 
 
 def codes_of(tokenizer: PreTrainedTokenizerFast) -> Codes:
     """Return which tokens start alike: the forms of a word (` khaki`, `khaki`), and numbers by their size."""
     vocabulary = tokenizer.get_vocab()
-    kin = []
-    for token, number in sorted(vocabulary.items()):
-        if re.fullmatch(rf"{BLANK}?[A-Za-z']{{2,}}", token):
-            root = vocabulary.get(BLANK + token.lstrip(BLANK).lower())
-            if root is not None and root != number:
-                kin.append((number, root, number))
     numbers = {number: int(token) for token, number in vocabulary.items() if re.fullmatch(r"0|[1-9]\d*", token)}
-    return Codes(kin, numbers)
+    return Codes(forms(vocabulary), numbers)

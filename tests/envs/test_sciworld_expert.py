@@ -47,8 +47,8 @@ def shown(env, spec):
 def test_a_trajectory_word_for_word(env):
     found = shown(env, task("lifespan-longest-lived-then-shortest-lived", 41))
     assert [(step.thought, step.action) for step in found.steps] == [
-        ("I need the animals. The task says that they are outside. I teleport there.", "teleport to outside"),
-        ("I am outside. What is here?", "look around"),
+        ("Where are the animals? outside. I teleport there.", "teleport to outside"),
+        ("I am outside. I look around.", "look around"),
         (
             "Which animals are here? baby elephant, baby hedgehog, baby rabbit. Which lives longest? baby elephant. I "
             "focus on it.",
@@ -68,7 +68,9 @@ def test_what_is_measured_decides(env):
     found = shown(env, task("use-thermometer", 30))
     assert found.success
     assert "measures a temperature of 132 degrees" in found.steps[-2].observation
-    assert found.steps[-1].thought == "It is 132 degrees. Is that above 100? yes: orange box. I move it there."
+    assert found.steps[-1].thought == (
+        "How warm is it? 132. Is 132 above 100? yes. Which box is for above? orange box. I move it there."
+    )
     assert found.steps[-1].action == "move unknown substance B to orange box"
 
 

@@ -14,15 +14,14 @@ import torch
 import yaml
 from transformers import PreTrainedTokenizerFast
 
-from pretrain.measure import read
+from pretrain.measure import expert_episode, read
 from pretrain.shop.corpus import episodes
-from pretrain.shop.measure import expert_episode
 from pretrain.shop.tokens import codes_of, train_tokenizer
 from pretrain.train import RECIPES, encode, new_model
 from qlass.envs.webshop import DEFINITION
 from qlass.models.folders import load_tokenizer
 from qlass.prompts import load_chat_format
-from qlass.records import Message
+from qlass.records import Message, TaskSpec
 from tests.pretrain.test_train import SHAPE
 
 pytest.importorskip("rapidfuzz")
@@ -30,6 +29,12 @@ pytest.importorskip("snowballstemmer")
 
 SETTINGS = {"size": 300, "max_steps": 12, "questions": 4, "new_ids": True, "renamed": 0.4}
 OPTIONS = {"goals": "human"}
+
+
+def shown(spec: TaskSpec) -> tuple[Message, ...]:
+    """Play one of the expert's episodes in the default shop."""
+    options = yaml.safe_load(Path("params.yaml").read_text())["envs"]["webshop"]["options"]
+    return expert_episode(DEFINITION.make(options), DEFINITION, spec, 15)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +96,7 @@ def test_words_of_titles_and_buttons_are_read_in_lower_case(
 
 def test_what_the_expert_writes_survives(tokenizer: PreTrainedTokenizerFast) -> None:
     specs = itertools.islice(DEFINITION.panels(OPTIONS, "train", 0), 30)
-    replies = {one.content for spec in specs for one in expert_episode(spec, 15) if one.role == "assistant"}
+    replies = {one.content for spec in specs for one in shown(spec) if one.role == "assistant"}
     assert len(replies) > 100
     assert all(tokenizer.decode(tokenizer.encode(reply)) == reply for reply in replies)
 
@@ -149,15 +154,15 @@ def test_no_token_holds_an_id_or_a_product(tokenizer: PreTrainedTokenizerFast) -
 def test_the_expert_s_episodes_fit(tokenizer: PreTrainedTokenizerFast) -> None:
     chat = load_chat_format("qlass", tokenizer)
     specs = [spec for spec, _ in zip(DEFINITION.panels(OPTIONS, "train", 0), range(40), strict=False)]
-    lengths = sorted(sum(map(len, chat.segments(expert_episode(spec, 15)))) for spec in specs)
+    lengths = sorted(sum(map(len, chat.segments(shown(spec)))) for spec in specs)
     base = yaml.safe_load(Path("params.yaml").read_text())["base"]
     assert lengths[len(lengths) // 2] < 1200
-    assert lengths[-1] <= base["max_length"] - base["max_new_tokens"]
+    assert lengths[-2] <= base["max_length"] - base["max_new_tokens"], "more than one loses its oldest turns"
 
 
 def test_an_expert_s_episode_ends_with_a_purchase_in_normal_form() -> None:
     spec = next(DEFINITION.panels(OPTIONS, "train", 0))
-    messages = expert_episode(spec, 15)
+    messages = shown(spec)
     assert messages[-1].content.endswith("Action: click[buy now]")
     assert [message.role for message in messages[:3]] == ["system", "user", "assistant"]
 
@@ -214,6 +219,8 @@ def test_a_reading_counts_an_answer_where_all_its_tokens_are_likely(tokenizer: P
 
 
 def test_recipes_read_their_own_settings() -> None:
-    household, shop = RECIPES["household"].params(), RECIPES["shop"].params()
-    assert Path(household["out"]).parent != Path(shop["out"]).parent  # corpora, tokenizers and checkpoints stand there
-    assert household.keys() - {"shop"} == shop.keys()
+    household, *others = (RECIPES[name].params() for name in ("household", "shop", "sciworld"))
+    folders = {Path(params["out"]).parent for params in (household, *others)}
+    assert len(folders) == 3  # corpora, tokenizers and checkpoints stand there
+    for params in others:
+        assert household.keys() - {"shop", "sciworld"} == params.keys()

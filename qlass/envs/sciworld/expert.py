@@ -2,8 +2,9 @@
 
 The path is all that it knows beyond an agent (see `qlass.envs.sciworld.golden`). Its thoughts name what is needed, ask
 what a small reader can answer, and decide (as in `alfworld.expert`): "Which animals are here? adult bee, dove egg.
-Which lives longest? dove egg. I focus on it." They are made of the text of the task, the observations so far, and the
-action.
+Which lives longest? dove egg. I focus on it." Their questions are those of the reader's exercises
+(`pretrain.sciworld.exercises`; a test compares them). They are made of the text of the task, the observations so far,
+and the action.
 """
 
 from __future__ import annotations
@@ -12,6 +13,18 @@ import re
 from collections.abc import Iterator
 
 from qlass.envs.sciworld.golden import ASKED, GOLDSMITH, LOOK, READING, TELEPORT, WALK, animals_in
+from qlass.envs.sciworld.reading import (
+    animals_at,
+    box_of,
+    boxes_in,
+    empty_in,
+    inside,
+    measured_in,
+    needed,
+    plants_in,
+    to_focus_on,
+    wires_in,
+)
 from qlass.envs.sciworld.tasktypes import start_of
 from qlass.records import TaskSpec
 
@@ -40,6 +53,7 @@ class SciworldExpert:
         self._reading = ""
         self._held: list[str] = []
         self._focused = ""
+        self._wired = ""  # what was connected so far
 
     def act(self, observation: str) -> tuple[str, str]:
         """Return (thought, action) for the newest observation; after the end of the path, that it waits."""
@@ -64,6 +78,8 @@ class SciworldExpert:
             self._focused = last.removeprefix("focus on ")
         if last.startswith("pick up "):
             self._held.append(last.removeprefix("pick up "))
+        if last.startswith("connect "):
+            self._wired += f" {last}"
         if reading := READING.search(observation):
             self._reading = reading[1]
 
@@ -71,7 +87,11 @@ class SciworldExpert:
         """Return the reason for an action."""
         verb, _, rest = action.partition(" ")
         if action == LOOK:
-            return f"I am {_inside(self._room)}. What is here?" if self._room else "Where am I, and what is here?"
+            return (
+                f"I am {inside(self._room)}. I look around."
+                if self._room
+                else "I do not know where I am. I look around."
+            )
         if action.startswith(TELEPORT):
             return f"{self._destination(action.removeprefix(TELEPORT))} I teleport there."
         if action.startswith("focus on "):
@@ -83,36 +103,34 @@ class SciworldExpert:
             return f"{self._delivery(thing, goal)} I move it there."
         if verb == "use" and " on " in rest:
             tool, _, thing = rest.partition(" on ")
-            return f"I have the {tool}. What does it say of {thing}? I use it."
+            return f"Do I have {tool}? {'yes' if tool in self._held else 'no'}. I use it on {thing}."
         if verb == "connect":
             return self._wiring(*rest.split(" to ", 1))
         if verb == "pour":
             thing, *places = rest.split(" in ")
-            goal = next((place for place in places if place != self._room), "it")
-            return f"{self._made()} needs {_content(thing)}. Is it here? yes. I pour it into {goal}."
+            return self._pouring(_content(thing), next((place for place in places if place != self._room), "it"))
         if verb == "mix":
             return f"All that {self._made()} needs is together. I mix it."
         if walk := WALK.fullmatch(action):
-            return f"I want to be {_inside(walk[1])}. {'I open the door.' if verb == 'open' else 'I go there.'}"
+            return f"I want to be {inside(walk[1])}. {'I open the door.' if verb == 'open' else 'I go there.'}"
         return "I wait and see what happens." if verb.startswith("wait") else f"The next thing to do: {action}."
 
     def _destination(self, room: str) -> str:
         """Say why it goes to a room."""
         following = next(self._coming(), "")
         kind = _KIND.search(self._task)
-        if following.startswith("move ") and self._focused:
-            thing, _, goal = following.removeprefix("move ").partition(" to ")
-            return f"I have {thing}. The {goal} is {_inside(room)}."
+        box, place = box_of(self._task)
+        if following.startswith("move ") and self._focused and box and place == room:
+            return f"{self._holding()} Where is {box}? {inside(room)}."
         if kind:
-            return f"I need {_a(kind[1])}. {_PLACES.get(kind[1], 'Such things are')} {_inside(room)}."
-        if _LIFE.search(self._task) and f"'{room}'" in self._task:
-            return f"I need the animals. The task says that they are {room}."
-        thing = _thing(following)
-        if thing not in self._held and f"{thing}, which is located around the {room}" in self._task:
-            return f"I need the {thing}. The task says that it is {_inside(room)}."
-        if self._held and f"boxes are located around the {room}" in self._task:
-            return f"I have {' and '.join(self._held)}. The boxes are {_inside(room)}."
-        return f"I need {'the ' if f'the {thing}' in self._task else ''}{thing}. The place for it is the {room}."
+            return f"What do I need? {needed(self._task)}. {_PLACES.get(kind[1], 'Such things are')} {inside(room)}."
+        if animals_at(self._task) == room:
+            return f"Where are the animals? {inside(room)}."
+        if measured_in(self._task) == (_thing(following), room):
+            return f"Where is {_thing(following)}? {inside(room)}."
+        if self._held and boxes_in(self._task) == room:
+            return f"{self._holding()} Where are the boxes? {inside(room)}."
+        return f"What do I need? {needed(self._task)}. The place for {_thing(following)} is the {room}."
 
     def _choice(self, thing: str) -> str:
         """Say why it focuses on a thing."""
@@ -121,32 +139,51 @@ class SciworldExpert:
             which = asked[-1] if self._focused else asked[0]
             animals = dict.fromkeys([*animals_in(self._read), thing])
             return f"Which animals are here? {', '.join(animals)}. Which lives {which}? {thing}."
-        if kind := _KIND.search(self._task):
-            return f"Is there {_a(kind[1])} here? yes, {thing}."
+        if _KIND.search(self._task):
+            for name, found in (("animals", animals_in(self._read)), ("plants", plants_in(self._read))):
+                if thing in found:
+                    there = ", ".join(dict.fromkeys(found))
+                    return f"What do I need? {needed(self._task)}. Which {name} are here? {there}. One is {thing}."
+            return f"What do I need? {needed(self._task)}. Is {thing} here? yes."
         if self._made() == thing:
-            return f"Is there {thing} now? yes."
-        return f"I must focus on the {thing}. {'Do I have it' if thing in self._held else 'Is it here'}? yes."
+            return f"It is {thing} now."
+        there = f"Do I have {thing}? yes." if thing in self._held else f"Is {thing} here? yes."
+        return f"What must I focus on? {', '.join(to_focus_on(self._task))}. {self._looking_at()} {there}"
 
     def _taking(self, thing: str) -> str:
         if self._focused == thing:
-            return f"I focused on {thing}."
+            return self._looking_at()
         if self._focused and _KIND.search(self._task):
-            return f"The {self._focused} is in {thing}."
-        return f"I need the {thing}. Is it here? yes."
+            return f"{self._looking_at()} What is {self._focused} in? {thing}."
+        return f"I need {thing}. Is {thing} here? yes."
 
     def _delivery(self, thing: str, goal: str) -> str:
         asked = ASKED.search(self._task)
         if asked and self._reading:
             limit = asked[1].removesuffix(".0")
             above = float(self._reading) > float(limit)
-            return f"It is {self._reading} degrees. Is that above {limit}? {'yes' if above else 'no'}: {goal}."
-        return f"The {thing} belongs in the {goal}."
+            return (
+                f"How warm is it? {self._reading}. Is {self._reading} above {limit}? {'yes' if above else 'no'}. "
+                f"Which box is for {'above' if above else 'below'}? {goal}."
+            )
+        have = self._holding() if thing in self._held else self._looking_at()
+        return f"{have} Which box does the task name? {goal}."
 
     def _wiring(self, one: str, other: str) -> str:
-        if one.startswith("battery "):
-            wire = other.partition(" terminal")[0]
-            return f"The {self._focused} needs the battery. Is there a free wire? yes, {wire}. I connect {one}."
-        return f"The other end of {one.partition(' terminal')[0]} is free. I connect it to {other}."
+        used = [wire for wire in wires_in(self._read) if wire in self._wired]
+        asked = f"Which wires are here? {', '.join(wires_in(self._read))}. Which did I connect? {', '.join(used) or 'none'}."
+        return f"{asked} I connect {one} to {other}."
+
+    def _pouring(self, what: str, goal: str) -> str:
+        first = not self._path[self._step - 1].startswith("pour ")
+        into = f" What is empty here? {', '.join(empty_in(self._read)) or 'none'}." if first else ""
+        return f"What do I need? {self._made()}. It needs {what}. Is {what} here? yes.{into} I pour it into {goal}."
+
+    def _holding(self) -> str:
+        return f"What do I have? {', '.join(self._held) or 'none'}."
+
+    def _looking_at(self) -> str:
+        return f"What did I focus on? {self._focused or 'none'}."
 
     def _made(self) -> str:
         """Return what the task wants to be made."""
@@ -167,11 +204,3 @@ def _thing(action: str) -> str:
 def _content(thing: str) -> str:
     """Return what is in a vessel: "blue paint" of "cup containing blue paint"; other things as they are."""
     return thing.rpartition("containing ")[2]
-
-
-def _inside(room: str) -> str:
-    return room if room == "outside" else f"in the {room}"
-
-
-def _a(kind: str) -> str:
-    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
