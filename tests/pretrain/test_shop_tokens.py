@@ -19,10 +19,10 @@ from pretrain.shop.corpus import episodes
 from pretrain.shop.tokens import codes_of, train_tokenizer
 from pretrain.train import RECIPES, encode, new_model
 from qlass.envs.webshop import DEFINITION
-from qlass.models.folders import load_tokenizer
 from qlass.prompts import load_chat_format
 from qlass.records import Message, TaskSpec
 from tests.pretrain.test_train import SHAPE
+from tests.pretrain.tokenizers import saved, words
 
 pytest.importorskip("rapidfuzz")
 pytest.importorskip("snowballstemmer")
@@ -47,13 +47,7 @@ def conversations() -> list[list[Message]]:
 def tokenizer(conversations: list[list[Message]], tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerFast:
     """Return the tokenizer as the pipeline would read it from a folder."""
     made = train_tokenizer(conversations, {"pieces": 700, "word_count": 5, "numbers": 400})
-    folder = tmp_path_factory.mktemp("tokenizer")
-    made.save_pretrained(folder)
-    return load_tokenizer(folder)
-
-
-def words(tokenizer: PreTrainedTokenizerFast, text: str) -> list[str]:
-    return [tokenizer.decode([token]) for token in tokenizer.encode(text)]
+    return saved(made, tmp_path_factory.mktemp("tokenizer"))
 
 
 @pytest.mark.parametrize(

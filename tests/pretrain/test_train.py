@@ -20,6 +20,7 @@ from pretrain.train import (
 from pretrain.train import new_model as new_model_of
 from qlass.prompts import load_chat_format
 from qlass.records import Message
+from tests.pretrain.tokenizers import words
 
 TEXT = "On the shelf 3, you see a mug 2, a mug 12, and a pen 1. I need a mug. Is there a cup 7 here? A pen 100.\nAction: go to shelf 3"
 SHAPE = {
@@ -43,10 +44,6 @@ def make_tokenizer(name_count: int) -> PreTrainedTokenizerFast:
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
     return make_tokenizer(20)
-
-
-def words(tokenizer: PreTrainedTokenizerFast, text: str) -> list[str]:
-    return [tokenizer.decode([token]) for token in tokenizer.encode(text)]
 
 
 def test_a_frequent_name_is_one_piece_and_its_words_are_pieces_too(tokenizer: PreTrainedTokenizerFast) -> None:
