@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter
 
-from qlass.errors import SettingsError
-from qlass.validation import problems
+from qlass.envs.core.options import read_options
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +40,7 @@ class Options:
         Raises:
             SettingsError: an option is unknown or has a value that is not allowed.
         """
-        try:
-            return _OPTIONS.validate_json(json.dumps(dict(options)))
-        except ValidationError as error:
-            raise SettingsError(f"sciworld options: {problems(error, _OPTIONS)[0]}") from None
+        return read_options(_OPTIONS, options, "sciworld")
 
 
 _OPTIONS = TypeAdapter(Options)

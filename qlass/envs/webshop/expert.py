@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from qlass.envs.webshop.state import BUY, NEXT, PREVIOUS, written
@@ -204,13 +204,11 @@ class WebshopExpert:
         """Ask whether an item has what is needed, as far as what was just read says it."""
         if item.doubted is None:
             item.doubted = [one.name for one in wish.qualities if not one.stated_in(item.title)]
-            answers = [(f"{option} offered", option in (item.offered or ())) for option in wish.options]
-            answers += [(f"{one.name} in the title", one.name not in item.doubted) for one in wish.qualities]
-        else:
-            page, self._sub_page = self._sub_page.lower(), ""
-            answers = [(f"{name} in the {page}", name in item.seen) for name in item.doubted if page]
-            item.doubted = [name for name in item.doubted if name not in item.seen]
-        return _answered(answers)
+            return _answered(_first_questions(item, wish))
+        page, self._sub_page = self._sub_page.lower(), ""
+        found = _answered((f"{name} in the {page}", name in item.seen) for name in item.doubted if page)
+        item.doubted = [name for name in item.doubted if name not in item.seen]
+        return found
 
     def _look_further(self, item: _Item, found: str) -> tuple[str, str]:
         """Open the next sub page that may state what was not seen, or turn the item down."""
@@ -243,14 +241,20 @@ class WebshopExpert:
         return self._rng.choice(wordings)
 
 
+def _first_questions(item: _Item, wish: Wish) -> Iterator[tuple[str, bool]]:
+    """Yield what is asked of an item whose page is new, with the answers; an option that is missing decides."""
+    for option in wish.options:
+        offered = option in (item.offered or ())
+        yield f"{option} offered", offered
+        if not offered:
+            return
+    for quality in wish.qualities:
+        yield f"{quality.name} in the title", quality.stated_in(item.title)
+
+
 def _answered(answers: Iterable[tuple[str, bool]]) -> str:
-    """Write questions with their answers, up to the first option that is missing."""
-    sentences = []
-    for what, right in answers:
-        sentences.append(f"Is {what}? {'yes' if right else 'no'}. ")
-        if not right and what.endswith(" offered"):
-            break
-    return "".join(sentences)
+    """Write questions with their answers."""
+    return "".join(f"Is {what}? {'yes' if right else 'no'}. " for what, right in answers)
 
 
 def _click(text: str) -> str:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter
 
+from qlass.envs.core.options import read_options
 from qlass.envs.webshop import nouns
 from qlass.envs.webshop.catalogue import Catalogue, load
 from qlass.envs.webshop.generate import MAX_SIZE, generate
@@ -19,7 +19,6 @@ from qlass.envs.webshop.goals import human_goals, synthetic_goals
 from qlass.envs.webshop.pages import Mode
 from qlass.envs.webshop.state import Rules, Shop
 from qlass.errors import SettingsError
-from qlass.validation import problems
 
 _STRICT = ConfigDict(strict=True, extra="forbid")
 _SHOPS = 2
@@ -84,10 +83,7 @@ class Options:
         Raises:
             SettingsError: an option is unknown or has a value that is not allowed.
         """
-        try:
-            return _OPTIONS.validate_json(json.dumps(dict(options)))
-        except ValidationError as error:
-            raise SettingsError(f"webshop options: {problems(error, _OPTIONS)[0]}") from None
+        return read_options(_OPTIONS, options, "webshop")
 
 
 _OPTIONS = TypeAdapter(Options)
